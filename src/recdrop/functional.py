@@ -1,0 +1,352 @@
+"""`rnn`, `lstm`, `gru`: one call on explicit tensors. Everything is validated here, once.
+
+Time-major and batched; `recdrop.layers` adds batch_first, packing, unbatched input and parameters.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from recdrop import backends
+from recdrop._types import ActivationName, Cell
+from recdrop.backends.call import GATES, Recurrence
+from recdrop.dropout import RecurrentDropout, as_specs
+from recdrop.rng import draw_key
+
+RecurrentDropoutArg = float | RecurrentDropout | Iterable[RecurrentDropout]
+_UNOWNED = -1  # functional calls count as one layer object inside hold_masks
+
+
+def rnn(
+    input: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    nonlinearity: ActivationName = "tanh",
+    bias: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    training: bool = False,
+    recurrent_dropout: RecurrentDropoutArg = 0.0,
+    key: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """A plain recurrent network, Eqs. 1-2.
+
+    Args:
+        input: [T, B, I].
+        hx: Initial h, [L * D, B, H].
+        weights: torch's flat list: for each layer, forward then reverse, weight_ih [H, I],
+            weight_hh [H, H] and, with ``bias``, bias_ih [H] and bias_hh [H].
+        nonlinearity: f of Eq. 1.
+        bias: Whether the list has biases.
+        num_layers: L.
+        dropout: Rate of dropout between layers, as in `torch.nn.RNN`.
+        bidirectional: Whether D is 2.
+        training: Whether masks are drawn.
+        recurrent_dropout: A rate (the hidden site, Eq. 2), a `RecurrentDropout`, or several.
+        key: int64 scalar that starts all masks; None draws one when a mask is needed.
+        backend: ``"auto"`` or a name; a named backend never falls back.
+
+    Returns:
+        Output [T, B, D * H] and final h [L * D, B, H].
+
+    Raises:
+        ValueError: Wrong dtype or option.
+        RuntimeError: Wrong shape.
+        BackendUnsupported: A named backend cannot run this.
+    """
+    output, (h_n,) = run(
+        recurrence(
+            "rnn",
+            input,
+            (hx,),
+            weights,
+            activation=nonlinearity,
+            bias=bias,
+            num_layers=num_layers,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            training=training,
+            recurrent_dropout=as_specs(recurrent_dropout, "rnn"),
+        ),
+        key=key,
+        backend=backend,
+    )
+    return output, h_n
+
+
+def lstm(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor],
+    weights: Sequence[Tensor],
+    *,
+    activation: ActivationName = "tanh",
+    bias: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    training: bool = False,
+    recurrent_dropout: RecurrentDropoutArg = 0.0,
+    key: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """An LSTM, Eqs. 4-9.
+
+    As `rnn`, except:
+
+    Args:
+        input: [T, B, I].
+        hx: Initial h [L * D, B, W] and c [L * D, B, H].
+        weights: weight_ih [4H, I], weight_hh [4H, W], biases [4H], and for a projected LSTM
+            weight_hr [W, H] last; gates in torch's order i, f, g, o.
+        activation: f of Eqs. 4 and 6.
+        bias: See `rnn`.
+        num_layers: See `rnn`.
+        dropout: See `rnn`.
+        bidirectional: See `rnn`.
+        training: See `rnn`.
+        recurrent_dropout: A rate (the update site, Eq. 9), a `RecurrentDropout`, or several.
+        key: See `rnn`.
+        backend: See `rnn`.
+
+    Returns:
+        Output [T, B, D * W], and final h [L * D, B, W] and c [L * D, B, H].
+    """
+    output, (h_n, c_n) = run(
+        recurrence(
+            "lstm",
+            input,
+            tuple(hx),
+            weights,
+            activation=activation,
+            bias=bias,
+            num_layers=num_layers,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            training=training,
+            recurrent_dropout=as_specs(recurrent_dropout, "lstm"),
+        ),
+        key=key,
+        backend=backend,
+    )
+    return output, (h_n, c_n)
+
+
+def gru(
+    input: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    activation: ActivationName = "tanh",
+    reset_after: bool = True,
+    bias: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    training: bool = False,
+    recurrent_dropout: RecurrentDropoutArg = 0.0,
+    key: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """A GRU: torch's, or the paper's (Eqs. 10-13).
+
+    As `rnn`, except:
+
+    Args:
+        input: [T, B, I].
+        hx: Initial h, [L * D, B, H].
+        weights: weight_ih [3H, I], weight_hh [3H, H], biases [3H]; gates in the order r, z, n.
+        activation: f of Eq. 11.
+        reset_after: True: torch's and cuDNN's GRU, reset after the product. False: the paper's,
+            reset before it, where z opens the update instead of holding the old value.
+        bias: See `rnn`.
+        num_layers: See `rnn`.
+        dropout: See `rnn`.
+        bidirectional: See `rnn`.
+        training: See `rnn`.
+        recurrent_dropout: A rate (the update site, Eq. 13), a `RecurrentDropout`, or several.
+        key: See `rnn`.
+        backend: See `rnn`.
+
+    Returns:
+        Output [T, B, D * H] and final h [L * D, B, H].
+    """
+    output, (h_n,) = run(
+        recurrence(
+            "gru",
+            input,
+            (hx,),
+            weights,
+            activation=activation,
+            reset_after=reset_after,
+            bias=bias,
+            num_layers=num_layers,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            training=training,
+            recurrent_dropout=as_specs(recurrent_dropout, "gru"),
+        ),
+        key=key,
+        backend=backend,
+    )
+    return output, h_n
+
+
+def recurrence(
+    cell: Cell,
+    input: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+    *,
+    activation: ActivationName,
+    bias: bool,
+    num_layers: int,
+    dropout: float,
+    bidirectional: bool,
+    training: bool,
+    recurrent_dropout: tuple[RecurrentDropout, ...],
+    reset_after: bool = True,
+    batch_sizes: Tensor | None = None,
+    rows: Tensor | None = None,
+) -> Recurrence:
+    """Check one call, in `torch.nn`'s classes of error; see `Recurrence` for the arguments."""
+    if activation not in ("tanh", "relu"):
+        raise ValueError(f"activation must be 'tanh' or 'relu', got {activation!r}")
+    _check_tensors(cell, input, state, weights)
+    _check_shapes(cell, input, state, weights, bias, num_layers, bidirectional, batch_sizes)
+    return Recurrence(
+        cell=cell,
+        x=input,
+        batch_sizes=batch_sizes,
+        rows=rows,
+        state=state,
+        weights=tuple(weights),
+        bias=bias,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        dropout=dropout,
+        activation=activation,
+        reset_after=reset_after,
+        recurrent_dropout=recurrent_dropout,
+        training=training,
+        key=None,
+    )
+
+
+def run(
+    call: Recurrence, *, key: Tensor | None = None, backend: str = "auto", owner: int = _UNOWNED
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Draw the key of a checked call if it needs one, and run it.
+
+    Args:
+        call: From `recurrence`.
+        key: int64 scalar to use instead of a drawn one.
+        backend: ``"auto"`` or a name.
+        owner: The number of the layer object, for `hold_masks`.
+    """
+    if call.training and call.acting:
+        call = call.with_key(draw_key(owner) if key is None else checked_key(key))
+    return backends.run(call, backends.checked_name(backend))
+
+
+def checked_key(key: Tensor) -> Tensor:
+    """A key given by the caller.
+
+    Raises:
+        TypeError: It is no int64 scalar.
+    """
+    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim != 0:
+        raise TypeError(f"key must be an int64 scalar tensor, got {key!r}")
+    return key.cpu()
+
+
+def _check_tensors(
+    cell: Cell, input: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]
+) -> None:
+    parts = 2 if cell == "lstm" else 1
+    if len(state) != parts or not all(isinstance(s, Tensor) for s in state):
+        wanted = "a pair (h_0, c_0) of tensors" if cell == "lstm" else "one tensor h_0"
+        got = [type(s).__name__ for s in state]
+        raise TypeError(f"{cell.upper()}: expected hx to be {wanted}, got {got}")
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{cell.upper()}: expected input to be a tensor, got {_type_of(input)}")
+    if not weights:
+        raise RuntimeError(f"{cell.upper()}: expected a flat list of weights, got none")
+    dtype = weights[0].dtype
+    if torch.is_autocast_enabled(input.device.type):
+        return
+    if input.dtype != dtype:
+        raise ValueError(
+            f"{cell.upper()}: input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+        )
+    for s in state:
+        if s.dtype != dtype:
+            raise RuntimeError(
+                f"{cell.upper()}: expected an initial state of dtype {dtype}, got {s.dtype}"
+            )
+
+
+def _check_shapes(
+    cell: Cell,
+    input: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+    bias: bool,
+    num_layers: int,
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+) -> None:
+    dims = 3 if batch_sizes is None else 2
+    if input.ndim != dims:
+        raise RuntimeError(f"input must have {dims} dimensions, got {input.ndim}")
+    if input.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0, got 0")
+    directions = 2 if bidirectional else 1
+    stacked = num_layers * directions
+    each = 2 + 2 * bias
+    projected = cell == "lstm" and len(weights) == stacked * (each + 1)
+    if len(weights) != stacked * (each + projected):
+        raise RuntimeError(
+            f"expected {stacked * each} weights ({each} for each layer and direction), "
+            f"got {len(weights)}"
+        )
+    gate_width, h_width = weights[1].shape
+    hidden = gate_width // GATES[cell]
+    width = input.shape[-1]
+    if width != weights[0].shape[-1]:
+        raise RuntimeError(
+            "input.size(-1) must be equal to input_size. "
+            f"Expected {weights[0].shape[-1]}, got {width}"
+        )
+    batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    for name, s, units in zip(("h_0", "c_0"), state, (h_width, hidden), strict=False):
+        if s.shape != (stacked, batch, units):
+            raise RuntimeError(
+                f"Expected hidden size {(stacked, batch, units)} of {name}, got {list(s.shape)}"
+            )
+    expected = _weight_shapes(gate_width, h_width, hidden, bias, projected)
+    for at, weight in enumerate(weights):
+        place, kind = divmod(at, each + projected)
+        below = width if place < directions else h_width * directions
+        wanted = (gate_width, below) if kind == 0 else expected[kind]
+        if weight.shape != wanted:
+            raise RuntimeError(
+                f"weight {kind} of layer {place // directions} must have shape {wanted}, "
+                f"got {list(weight.shape)}"
+            )
+
+
+def _weight_shapes(
+    gate_width: int, h_width: int, hidden: int, bias: bool, projected: bool
+) -> list[tuple[int, ...]]:
+    biases: list[tuple[int, ...]] = [(gate_width,), (gate_width,)] if bias else []
+    projection: list[tuple[int, ...]] = [(h_width, hidden)] if projected else []
+    return [(), (gate_width, h_width), *biases, *projection]
+
+
+def _type_of(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -1,0 +1,192 @@
+"""Masks: Philox4x32-10 as a pure function of coordinates, and the key that starts it.
+
+A mask is never stored: whether a unit is kept is a function of
+
+    (key; site, layer, direction, t, b, unit)
+
+so that every backend gives the same bits for any tiling, thread count or device, and backward draws
+them again. The definition, exact enough to write it again in another language (docs/masks.md has
+worked examples):
+
+* The generator is Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+  (SC 2011), as in their Random123: 10 rounds, four 32-bit counter words in, four words out.
+* Key words: the low and the high 32 bits of the 64-bit key.
+* Counter words: ``unit // 4``; ``t`` (0 when one mask serves the whole sequence); ``b``;
+  ``site + 4 * direction + 8 * layer`` with update 0, hidden 1, state 2, reverse direction 1.
+* The unit's word is output word ``unit % 4``; the unit is kept iff word < `threshold`.
+* ``t`` is the position in the row's own sequence, also in the reverse direction; ``b`` the row in
+  the caller's batch, before any sorting; an untied hidden mask has ``unit = gate * W + j``.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from recdrop._types import Site
+
+SITE_CODE: dict[Site, int] = {"update": 0, "hidden": 1, "state": 2}
+
+_MULTIPLIER = (0xD2511F53, 0xCD9E8D57)  # Random123, PHILOX_M4x32_0 and _1
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1, PHILOX_W32_0 and _1
+_ROUNDS = 10
+_LOW32 = 0xFFFFFFFF
+
+
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> tuple[Tensor, ...]:
+    """Four random words for each counter.
+
+    Args:
+        counter: Four int64 tensors of one broadcast shape, each holding a 32-bit word.
+        key: int64 scalar; its 64 bits are the two key words.
+
+    Returns:
+        Four int64 tensors of that shape, each holding a 32-bit word, in Random123's order.
+    """
+    c0, c1, c2, c3 = counter
+    key = key.to(c0.device)
+    k0, k1 = key & _LOW32, (key >> 32) & _LOW32
+    for _ in range(_ROUNDS):
+        # int64 products wrap, which leaves all 64 bits of the unsigned product in place.
+        p0, p1 = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _LOW32) ^ c1 ^ k0,
+            p1 & _LOW32,
+            ((p0 >> 32) & _LOW32) ^ c3 ^ k1,
+            p0 & _LOW32,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _LOW32, (k1 + _WEYL[1]) & _LOW32
+    return c0, c1, c2, c3
+
+
+def threshold(rate: float) -> int:
+    """The bound below which a word keeps its unit: (1 - rate) * 2**32, rounded half to even.
+
+    Clamped to [1, 2**32 - 1], so that it fits 32 bits and no rate in (0, 1) drops or keeps all.
+    """
+    return min(max(round((1.0 - rate) * 2**32), 1), 2**32 - 1)
+
+
+def keep_mask(
+    key: Tensor,
+    rate: float,
+    site: Site,
+    *,
+    layer: int,
+    direction: int,
+    steps: Tensor,
+    rows: Tensor,
+    units: int,
+) -> Tensor:
+    """Which units are kept, [len(steps), len(rows), units] of bool.
+
+    Args:
+        key: int64 scalar of one forward call, from `draw_key`.
+        rate: Probability of dropping a unit.
+        site: Where the mask is used.
+        layer: Layer in the stack, from 0.
+        direction: 0 forward, 1 reverse.
+        steps: int64 [T], positions t; ``[0]`` for a mask that serves the whole sequence.
+        rows: int64 [B], rows b of the caller's batch.
+        units: Width of the mask.
+    """
+    device = rows.device
+    blocks = torch.arange((units + 3) // 4, device=device)
+    where = torch.tensor(SITE_CODE[site] + 4 * direction + 8 * layer, device=device)
+    words = philox4x32((blocks, steps[:, None, None], rows[:, None], where), key)
+    return (torch.stack(words, dim=-1) < threshold(rate)).flatten(-2)[..., :units]
+
+
+class _Held:
+    """The keys of one `hold_masks` block: one for each layer object, by order of first call."""
+
+    def __init__(self, seed: Tensor) -> None:
+        self._seed = seed
+        self._keys: dict[int, Tensor] = {}
+
+    def key(self, owner: int) -> Tensor:
+        if owner not in self._keys:
+            zero = torch.tensor(0)
+            counter = (torch.tensor(len(self._keys)), zero, zero, torch.tensor(_LOW32))
+            low, high, _, _ = philox4x32(counter, self._seed)
+            self._keys[owner] = low | (high << 32)
+        return self._keys[owner]
+
+
+class _HeldStack(threading.local):
+    """The open `hold_masks` blocks of this thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_Held] = []
+
+
+_held = _HeldStack()
+
+
+def _random_key() -> Tensor:
+    return torch.empty((), dtype=torch.int64).random_(-(2**63), None)
+
+
+def _draw_key(owner: int) -> Tensor:
+    return _held.blocks[-1].key(owner).clone() if _held.blocks else _random_key()
+
+
+# An opaque op, so that a compiled graph draws anew at every call and activation checkpointing,
+# which restores the generator, draws the same key again.
+torch.library.custom_op(
+    "recdrop::draw_key",
+    _draw_key,
+    mutates_args=(),
+    schema="(int owner) -> Tensor",
+    tags=(torch.Tag.nondeterministic_seeded,),
+).register_fake(lambda owner: torch.empty((), dtype=torch.int64))
+
+
+def draw_key(owner: int) -> Tensor:
+    """The key of one forward call: a 64-bit integer as an int64 scalar on the CPU.
+
+    Outside `hold_masks` it is drawn from torch's CPU generator; inside, it is the owner's.
+
+    Args:
+        owner: The number of the layer object that asks.
+    """
+    return torch.ops.recdrop.draw_key(owner)
+
+
+@contextmanager
+def hold_masks(seed: int | None = None) -> Iterator[None]:
+    """Inside, every layer object draws the same masks at every call.
+
+    A layer's key is then a function of the seed and of the order in which layers are first called,
+    and of nothing else. ``t`` starts at 0 at each call: per-step masks repeat from call to call,
+    and per-sequence masks make the windows of one long sequence equal one long call. Blocks nest
+    (the innermost counts) and belong to their thread. Activation checkpointing runs the forward
+    pass again during backward: call ``backward()`` inside the block too.
+
+    Args:
+        seed: 64-bit integer; None draws one from torch's CPU generator.
+
+    Raises:
+        TypeError: seed is no integer.
+        ValueError: seed does not fit in 64 bits.
+
+    Example:
+        >>> with hold_masks(0):
+        ...     first, _ = lstm(window, state)   # doctest: +SKIP
+        ...     second, _ = lstm(window, state)  # doctest: +SKIP  (the same masks again)
+    """
+    if seed is None:
+        key = _random_key()
+    elif isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"hold_masks: seed must be an integer or None, got {seed!r}")
+    elif not -(2**63) <= seed < 2**64:
+        raise ValueError(f"hold_masks: seed must fit in 64 bits, got {seed}")
+    else:
+        key = torch.tensor(seed - 2**64 if seed >= 2**63 else seed)
+    _held.blocks.append(_Held(key))
+    try:
+        yield
+    finally:
+        _held.blocks.pop()

@@ -1,0 +1,223 @@
+"""The battery that every backend passes: `CASES` and `assert_matches_reference`.
+
+Shared by our tests and benchmarks, and by whoever writes a backend or a port.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from recdrop import functional
+from recdrop._types import ActivationName, Cell, Rescale, Sampling
+from recdrop.backends import BACKENDS, reference
+from recdrop.backends.call import GATES, Recurrence, RunFunction
+from recdrop.dropout import SITES, RecurrentDropout
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One shape.
+
+    Attributes:
+        steps: T.
+        batch: B.
+        inputs: I.
+        hidden: H.
+        layers: L.
+        bidirectional: Whether D is 2.
+        projected: P, for an LSTM; 0 for none.
+        lengths: Falling lengths of a packed batch; None for a dense one.
+        bias: Whether there are biases.
+    """
+
+    steps: int
+    batch: int
+    inputs: int
+    hidden: int
+    layers: int = 1
+    bidirectional: bool = False
+    projected: int = 0
+    lengths: tuple[int, ...] | None = None
+    bias: bool = True
+
+
+CASES: dict[str, Case] = {
+    "one step": Case(1, 2, 3, 4),
+    "one unit": Case(4, 1, 1, 1),
+    "odd": Case(5, 3, 7, 5),
+    "no bias": Case(4, 2, 3, 6, bias=False),
+    "two layers": Case(4, 2, 3, 5, layers=2),
+    "both directions": Case(5, 2, 3, 5, layers=2, bidirectional=True),
+    "packed": Case(6, 4, 3, 5, lengths=(6, 4, 4, 1)),
+    "packed both directions": Case(6, 3, 3, 5, bidirectional=True, lengths=(6, 3, 1)),
+    "projected": Case(4, 2, 3, 6, projected=3),
+    "projected packed": Case(5, 3, 3, 6, 2, True, projected=2, lengths=(5, 5, 2)),
+    "wide": Case(7, 9, 20, 33),
+}
+
+
+def schemes(cell: Cell, rate: float = 0.4) -> Iterator[tuple[RecurrentDropout, ...]]:
+    """Every set of sites of a cell, each with every sampling and rescaling, the same for all.
+
+    Args:
+        cell: Which cell; a plain RNN has the hidden site only.
+        rate: Of every site. The state site's growth under ``rescale="train"`` is left out, as its
+            values say little about a backend; one set of its own keeps that path tested.
+    """
+    sites = ("hidden",) if cell == "rnn" else SITES
+    subsets = chain.from_iterable(combinations(sites, n) for n in range(1, len(sites) + 1))
+    for subset in subsets:
+        for sampling in get_args(Sampling):
+            for rescale in get_args(Rescale):
+                yield tuple(
+                    RecurrentDropout(rate, site, sampling, None if site == "state" else rescale)
+                    for site in subset
+                )
+    if cell != "rnn":
+        yield (
+            RecurrentDropout(rate, "hidden", "sequence", tied=False),
+            RecurrentDropout(rate, "update", "step"),
+        )
+    yield (RecurrentDropout(rate, "hidden", "step", "test", tied=False),)
+
+
+def make_call(
+    case: Case,
+    cell: Cell,
+    recurrent_dropout: Iterable[RecurrentDropout] = (),
+    *,
+    activation: ActivationName = "tanh",
+    reset_after: bool = True,
+    training: bool = True,
+    seed: int = 0,
+) -> Recurrence:
+    """A float64 call with random input, state, weights and key.
+
+    Args:
+        case: Its shape.
+        cell: Which cell.
+        recurrent_dropout: Specs with distinct sites.
+        activation: f.
+        reset_after: Which GRU.
+        training: Whether masks are drawn.
+        seed: Of everything random.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    directions = 2 if case.bidirectional else 1
+    projected = case.projected if cell == "lstm" else 0
+    width = projected or case.hidden
+    gates = GATES[cell] * case.hidden
+    weights: list[Tensor] = []
+    for layer in range(case.layers):
+        for _ in range(directions):
+            below = width * directions if layer else case.inputs
+            shapes = [(gates, below), (gates, width)]
+            shapes += [(gates,), (gates,)] if case.bias else []
+            shapes += [(projected, case.hidden)] if projected else []
+            weights += [normal(*shape) / case.hidden**0.5 for shape in shapes]
+    widths = (width, case.hidden) if cell == "lstm" else (width,)
+    batch_sizes = rows = None
+    x = normal(case.steps, case.batch, case.inputs)
+    if case.lengths is not None:
+        batch_sizes = torch.tensor([sum(n > t for n in case.lengths) for t in range(case.steps)])
+        rows = torch.randperm(case.batch, generator=generator)
+        x = torch.cat([x[t, :n] for t, n in enumerate(batch_sizes.tolist())])
+    call = functional.recurrence(
+        cell,
+        x,
+        tuple(normal(case.layers * directions, case.batch, w) for w in widths),
+        weights,
+        activation=activation,
+        reset_after=reset_after,
+        bias=case.bias,
+        num_layers=case.layers,
+        dropout=0.0,
+        bidirectional=case.bidirectional,
+        training=training,
+        recurrent_dropout=tuple(recurrent_dropout),
+        batch_sizes=batch_sizes,
+        rows=rows,
+    )
+    key = torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return call.with_key(key)
+
+
+def assert_matches_reference(
+    backend: str | RunFunction, call: Recurrence, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Compare outputs, final states and every gradient with the reference.
+
+    Random upstream gradients flow into all outputs. Truth is the reference in float64; the error in
+    ``dtype`` may be at most twice the reference's own error in ``dtype``, or 8 units in the last
+    place of the tensor's largest value where the reference is luckier than that.
+
+    Args:
+        backend: A backend's name, or its ``run``.
+        call: A float64 call, from `make_call`.
+        dtype: What the backend computes in.
+
+    Raises:
+        AssertionError: A tensor differs, with its name, the error and what was allowed.
+    """
+    run = BACKENDS[backend].run if isinstance(backend, str) else backend
+    truth = evaluate(reference.run, call, torch.float64)
+    own = evaluate(reference.run, call, dtype)
+    tried = evaluate(run, call, dtype)
+    wrong: list[str] = []
+    for name, true in truth.items():
+        if tried[name] is None or tried[name].shape != true.shape:
+            wrong.append(f"{name}: expected shape {list(true.shape)}, got {_shape(tried[name])}")
+            continue
+        scale = float(true.abs().max()) if true.numel() else 0.0
+        error = _error(tried[name], true)
+        allowed = max(2 * _error(own[name], true), 8 * torch.finfo(dtype).eps * scale)
+        if not error <= allowed:
+            wrong.append(f"{name}: error {error:.3g}, allowed {allowed:.3g}")
+    if wrong:
+        raise AssertionError(
+            f"{call.cell} with {call.recurrent_dropout} differs from the reference:\n"
+            + "\n".join(wrong)
+        )
+
+
+def evaluate(run: RunFunction, call: Recurrence, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Outputs, final states and gradients of a call in a dtype, by name."""
+    x, state, weights = (_leaves(part, dtype) for part in ((call.x,), call.state, call.weights))
+    output, final = run(replace(call, x=x[0], state=tuple(state), weights=tuple(weights)))
+    results = {"output": output} | {
+        f"{name}_n": s for name, s in zip(("h", "c"), final, strict=False)
+    }
+    generator = torch.Generator().manual_seed(1)
+    upstream = [
+        torch.randn(r.shape, generator=generator, dtype=torch.float64).to(dtype)
+        for r in results.values()
+    ]
+    leaves = {"x": x[0]}
+    leaves |= {f"{name}_0": s for name, s in zip(("h", "c"), state, strict=False)}
+    leaves |= {f"weight {i}": w for i, w in enumerate(weights)}
+    grads = torch.autograd.grad(
+        tuple(results.values()), tuple(leaves.values()), upstream, allow_unused=True
+    )
+    for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
+        results[f"gradient of {name}"] = torch.zeros_like(leaf) if grad is None else grad
+    return {name: r.detach() for name, r in results.items()}
+
+
+def _leaves(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    return [t.detach().to(dtype, copy=True).requires_grad_() for t in tensors]
+
+
+def _error(value: Tensor, true: Tensor) -> float:
+    return float((value.double() - true).abs().max()) if true.numel() else 0.0
+
+
+def _shape(value: Tensor | None) -> object:
+    return None if value is None else list(value.shape)

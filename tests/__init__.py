@@ -1,0 +1,1 @@
+"""Tests of recdrop: the oracles, the backends, the layers and the lab."""

@@ -1,0 +1,1 @@
+"""Independent oracles in NumPy: the paper's cells, the Philox masks and the layer stack."""
