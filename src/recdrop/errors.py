@@ -1,7 +1,7 @@
 """The one error class of ours; a caller's mistake raises what `torch.nn` raises for it."""
 
 
-class BackendUnsupported(RuntimeError):  # noqa: N818  reads as what it says
+class BackendUnsupported(RuntimeError):
     """A backend that was asked for by name cannot run this call.
 
     The message is one sentence that says what the backend needs and what it got. It is never raised

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recdrop import backends
 from recdrop._types import ActivationName, Cell
-from recdrop.backends.call import GATES, Recurrence
+from recdrop.backends.call import GATES, Recurrence, autocast_dtype
 from recdrop.dropout import RecurrentDropout, as_specs
 from recdrop.rng import draw_key
 
@@ -276,7 +276,13 @@ def _check_tensors(
     if not weights:
         raise RuntimeError(f"{cell.upper()}: expected a flat list of weights, got none")
     dtype = weights[0].dtype
-    if torch.is_autocast_enabled(input.device.type):
+    for other in (*state, *weights):
+        if other.device != input.device:
+            raise RuntimeError(
+                f"{cell.upper()}: expected all tensors on the device of the input, {input.device}, "
+                f"got one on {other.device}"
+            )
+    if autocast_dtype(input) is not None:
         return
     if input.dtype != dtype:
         raise ValueError(
@@ -313,6 +319,11 @@ def _check_shapes(
         raise RuntimeError(
             f"expected {stacked * each} weights ({each} for each layer and direction), "
             f"got {len(weights)}"
+        )
+    if weights[0].ndim != 2 or weights[1].ndim != 2:
+        raise RuntimeError(
+            "expected weight_ih and weight_hh to be 2-D, "
+            f"got {list(weights[0].shape)} and {list(weights[1].shape)}"
         )
     gate_width, h_width = weights[1].shape
     hidden = gate_width // GATES[cell]

@@ -127,6 +127,14 @@ class Scan:
         return torch.arange(self.state[0].shape[0], device=self.pre_x.device)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast computes in on the device of ``x``; None where it is off."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 # Runs one Scan: the states after each step, (h,) or (h, c) as [N, W] and [N, H], and the last one.
 ScanFunction = Callable[[Scan], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 RunFunction = Callable[[Recurrence], tuple[Tensor, tuple[Tensor, ...]]]

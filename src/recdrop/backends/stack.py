@@ -4,7 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recdrop.backends.call import LayerWeights, Recurrence, Scan, ScanFunction
+from recdrop.backends.call import (
+    LayerWeights,
+    Recurrence,
+    Scan,
+    ScanFunction,
+    autocast_dtype,
+)
 
 
 def run_stack(call: Recurrence, scan: ScanFunction) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -73,9 +79,10 @@ def _batch_sizes(call: Recurrence) -> list[int]:
 def _as_autocast(
     call: Recurrence, output: Tensor, state: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    # Under autocast torch's LSTM returns the lower precision, its GRU and RNN do not.
-    device = call.x.device.type
-    if call.cell != "lstm" or not torch.is_autocast_enabled(device):
+    # Under autocast torch's dense LSTM returns the lower precision, and nothing else of it does.
+    # The memory c stays in full precision, as in torch's projected LSTM.
+    dtype = autocast_dtype(call.x)
+    if dtype is None or call.cell != "lstm" or call.batch_sizes is not None:
         return output, state
-    dtype = torch.get_autocast_dtype(device)
-    return output.to(dtype), tuple(s.to(dtype) for s in state)
+    h_n, c_n = state
+    return output.to(dtype), (h_n.to(dtype), c_n)
