@@ -24,12 +24,14 @@ ORDER = [
     {"__main__", "lab"},
 ]
 LAB_ORDER = [
-    {"errors", "config"},
-    {"data", "metrics", "tasks"},
-    {"train", "checkpoint"},
-    {"runs"},
+    {"config", "environment", "errors"},
+    {"storage"},
+    {"tasks"},
+    {"train"},
+    {"progress", "runs"},
     {"paper"},
-    {"sweep", "report"},
+    {"report", "sweep", "worker"},
+    {"figures"},
     {"cli"},
 ]
 
