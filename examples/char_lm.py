@@ -30,7 +30,7 @@ class CharLM(nn.Module):
 
 
 def bits(net: CharLM, text: Tensor, optimiser: torch.optim.Optimizer | None = None) -> float:
-    """Mean bits per character over text [N, B] in windows of 64; trains if there is an optimiser."""
+    """Mean bits per character of text [N, B], windows of 64; trains if there is an optimiser."""
     net.train(optimiser is not None)
     state, total = None, 0.0
     for x, y in zip(text[:-1].split(64), text[1:].split(64), strict=True):

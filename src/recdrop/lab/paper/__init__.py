@@ -1,0 +1,1 @@
+"""The paper's tables: the grid, the printed numbers, and the source of every constant."""

@@ -1,0 +1,100 @@
+"""Files that survive a kill: whole or absent, one writer at a time."""
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from recdrop.lab.environment import now
+from recdrop.lab.errors import BadInput, StorageFailed
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Say what the system refused, and where.
+
+    Args:
+        path: File or folder that is worked on.
+
+    Raises:
+        StorageFailed: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageFailed(f"{error.filename or path}: {reason}{_free(path)}") from error
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that after any kill it is the old one or the new one.
+
+    Temporary file beside it, fsync, rename, fsync of the folder.
+
+    Args:
+        path: Where; its folder exists.
+        content: Text is written as UTF-8.
+
+    Raises:
+        StorageFailed: The system refused.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with storage(path):
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder; the kernel lets go when the process ends, however it ends.
+
+    Args:
+        folder: Made if it is missing; its file ``lock`` names the last holder.
+
+    Raises:
+        BadInput: Another process holds it; the message says which.
+        StorageFailed: The folder cannot be written.
+    """
+    path = folder / "lock"
+    with storage(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    with file:
+        with storage(path):
+            free = _take(file)
+        if not free:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise BadInput(f"{folder} is in use by {holder}")
+        with storage(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
+            file.flush()
+        yield
+
+
+def _take(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _free(path: Path) -> str:
+    for folder in (path, *path.parents):
+        if folder.is_dir():
+            return f" ({shutil.disk_usage(folder).free:,} bytes free)"
+    return ""

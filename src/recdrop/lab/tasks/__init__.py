@@ -1,0 +1,1 @@
+"""Tasks: how each one makes its data, its net and its metric."""
