@@ -170,13 +170,14 @@ def _parse(tokens: list[str]) -> tuple[Callable[..., Any], BoundArguments]:
 
 def _unknown_options(tokens: list[str]) -> tuple[list[str], list[str]]:
     """What to say of options that the command lacks, and the tokens without them."""
+    if {*app.help_flags, *app.version_flags} & set(tokens):
+        return [], tokens
     path, apps, given = app.parse_commands(tokens)
-    if apps[-1].default_command is None:
+    if any(not name.startswith("-") for name in apps[-1]):
         return [], tokens  # a group of commands: cyclopts names what there is
     known = [
         name for argument in apps[-1].assemble_argument_collection() for name in argument.names
     ]
-    known += [*apps[-1].help_flags, *apps[-1].version_flags]
     told, rest = [], list(path)
     skipping = False  # the value of an unknown option
     for token in given:

@@ -1,0 +1,156 @@
+"""The command line: messages, exit codes, signals, and that finished cells are kept."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recdrop import __version__ as recdrop_version
+from recdrop.lab.cli import main
+
+TINY = ["reproduce", "table1", "--scale", "quick", "--length", "3", "--cells", "gal-step-*"]
+
+
+COMMAND = [sys.executable, "-c", "import sys; from recdrop.lab.cli import main; sys.exit(main())"]
+
+
+def recdrop(*tokens: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *tokens],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"COLUMNS": "160", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )  # fmt: skip
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys\nfrom recdrop.lab.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch'\nassert 'matplotlib' not in sys.modules"
+    )
+    for tokens in (["--help"], ["reproduce", "--help"], ["reproduce", "table1", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *tokens], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+    assert "--cells" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [
+        (["--scale", "huge"], ["scale"]),
+        ([], ["scale"]),
+        (["--scale", "quick", "--cells", "our-*"], ["our-* matches no cell", "ours-step-short"]),
+        (["--scale", "quick", "--seeds", "0", "--workers", "-1"], ["seeds", "workers"]),
+        (["--scale", "quick", "--length", "2"], ["length", "got '2'"]),
+        (["--scale", "quick", "--sedes", "2"], ["--sedes", "did you mean --seeds?"]),
+        (["--scale", "quick", "--seeds", "1.5"], ["seeds"]),
+        (["--scale", "quick", "--sedes", "2", "--seeds", "0"], ["--sedes", "--seeds: "]),
+    ],
+)
+def test_bad_input_is_told_and_exits_with_2(tokens, told, capsys):
+    assert main(["reproduce", "table1", *tokens]) == 2
+    said = capsys.readouterr().err
+    for part in told:
+        assert part in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "tokens", [["reproduce", "table9"], ["nope"], ["--nope"], ["reproduce", "--nope"]]
+)
+def test_unknown_commands(tokens, capsys):
+    assert main(tokens) == 2
+    assert "Unknown command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokens", [[], ["--help"], ["-h"], ["reproduce"], ["reproduce", "-h"]])
+def test_groups_show_their_help(tokens, capsys):
+    assert main(tokens) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == recdrop_version
+
+
+def test_an_output_folder_that_cannot_be_written_exits_with_4(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*TINY, "--out", str(tmp_path / "file" / "deeper")]) == 4
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> tuple[Path, str]:
+    """One run of the whole way."""
+    folder = tmp_path_factory.mktemp("table1")
+    done = recdrop(*TINY, "--workers", "1", "--out", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_the_whole_way(table):
+    folder, said = table
+    for name in ("table.md", "result.json", "table1.svg", "table1.png"):
+        assert (folder / name).stat().st_size > 0
+    assert "gal-step-3" in said
+    assert "not the paper's protocol" in said
+    assert str(folder / "table.md") in said
+    stored = json.loads((folder / "result.json").read_text())
+    (cell,) = (c for c in stored["cells"] if c["name"] == "gal-step-3")
+    assert cell["status"] == "finished"
+    assert cell["runs"][0]["outcome"]["stopped_by"] in ("rule", "cap")
+    assert [c["status"] for c in stored["cells"]].count("not run") == 7
+
+
+def test_the_same_command_again_trains_nothing(table):
+    folder, _ = table
+    result = folder / "runs" / "gal-step-3" / "seed-0" / "result.json"
+    before = result.stat().st_mtime_ns
+    done = recdrop(*TINY, "--out", str(folder))
+    assert done.returncode == 0
+    assert "1 of 1 cells were finished before" in done.stdout
+    assert result.stat().st_mtime_ns == before
+
+
+def test_another_protocol_in_the_same_folder_is_refused(table):
+    folder, _ = table
+    done = recdrop(*TINY, "--no-collisions", "--out", str(folder))
+    assert done.returncode == 2
+    assert "data.collide: stored True, asked False" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_stop_the_workers_and_leave_no_orphan(tmp_path, number, code):
+    cell = ["--scale", "paper", "--cells", "ours-step-short", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [*COMMAND, "reproduce", "table1", *cell],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    lock = tmp_path / "runs" / "ours-step-short" / "seed-0" / "lock"
+    deadline = time.monotonic() + 60
+    while not (lock.exists() and lock.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    worker = int(lock.read_text().split()[1])
+    start = time.monotonic()
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert time.monotonic() - start < 10
+    assert f"stopped by {number.name}; 0 of 1 cells are finished" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
