@@ -87,7 +87,7 @@ def test_the_papers_protocol():
     assert run.schedule.window == 200
     stop = run.schedule.stop
     assert stop is not None
-    assert (stop.train_accuracy, stop.windows, stop.test_accuracy) == (1.0, 5, 1.0)
+    assert (stop.train_accuracy, stop.windows, stop.test_accuracy) == (0.995, 5, 1.0)
     assert (run.scale, run.seed, run.name) == ("paper", 4, "ours-step-short")
 
 

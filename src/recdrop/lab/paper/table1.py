@@ -202,8 +202,10 @@ def _paper() -> dict:
             max_updates=1_000_000,  # P, 5,000 epochs (C: 1,000)
             window=200,  # C, an epoch
             evaluate_every=2_000,  # ours
-            # ours: nothing can change in the table after this
-            stop=StopRule(train_accuracy=1.0, windows=5, test_accuracy=1.0),
+            # ours: five epochs in a row that the paper, which prints whole percents, would print
+            # as 100%, and no error in the test. With masks on a net may err once in 1,000 for very
+            # long (77,000 updates of ours-step-short), so that asking for none at all says little.
+            stop=StopRule(train_accuracy=0.995, windows=5, test_accuracy=1.0),
         ),
     }
 
