@@ -195,7 +195,9 @@ def test_compile_gives_the_same_bits(cell, x, what):
     layer = OURS[cell](3, 5, recurrent_dropout=0.0 if what == "rate 0" else 0.4)
     layer.train(what != "eval")
     given = pack_padded_sequence(x, torch.tensor([6, 4, 4, 1])) if what == "packed" else x
-    compiled = torch.compile(layer)
+    # The default compiler once; what it compiles around the layer is the same for all.
+    usual = (cell, what) == ("lstm", "training")
+    compiled = torch.compile(layer, backend="inductor" if usual else "aot_eager")
     results = []
     for f in (layer, compiled):
         torch.manual_seed(3)
@@ -213,7 +215,7 @@ def test_compile_gives_the_same_bits(cell, x, what):
 def test_compiled_model_draws_held_masks(x):
     torch.compiler.reset()
     lstm = recdrop.LSTM(3, 5, recurrent_dropout=0.4)
-    compiled = torch.compile(lstm)
+    compiled = torch.compile(lstm, backend="aot_eager")
     expected = held(lstm, x)
     for a, b in zip(held(compiled, x), expected, strict=True):
         assert torch.equal(a, b)
