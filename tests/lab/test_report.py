@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from recdrop.lab.errors import StorageFailed
 from recdrop.lab.figures import write_figure
@@ -53,6 +54,12 @@ def test_ours_stands_beside_the_papers(tmp_path):
         "moon-sequence-medium", "100%", "100%", "25.4%", "<25%", "1,000", "900",
     )  # fmt: skip
     assert "| 25.4% | <25% |" in markdown(gather(tmp_path, CELLS))
+
+
+def test_less_than_survives_markdown(tmp_path):
+    html = MarkdownIt().enable("table").render(markdown(gather(tmp_path, CELLS)))
+    assert html.count(">&lt;25%<") == 1
+    assert "<h1>Table 1" in html
 
 
 def test_what_was_not_run_is_said(tmp_path):

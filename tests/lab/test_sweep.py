@@ -9,9 +9,10 @@ import time
 import pytest
 from rich.console import Console
 
+from recdrop.lab.config import Model
 from recdrop.lab.errors import BadInput
 from recdrop.lab.progress import Ledger
-from recdrop.lab.runs import finished, read_rows
+from recdrop.lab.runs import finished, read_rows, run_cell
 from recdrop.lab.storage import locked
 from recdrop.lab.sweep import Job, sweep
 from recdrop.lab.train import Row
@@ -26,22 +27,16 @@ def quiet():
     return Console(file=io.StringIO(), force_terminal=False)
 
 
-def test_every_job_gets_its_result(tmp_path):
-    jobs = jobs_of(tmp_path, *(tiny_run(seed=seed) for seed in range(2)))
+def test_every_job_gets_the_result_that_it_has_alone(tmp_path):
+    jobs = jobs_of(tmp_path / "sweep", *(tiny_run(seed=seed) for seed in (1, 0)))
     assert sweep(tmp_path, jobs, 2, quiet()) == []
-    results = [finished(job.directory, job.run) for job in jobs]
-    assert [r.seed for r in results if r] == [0, 1]
-
-
-def test_workers_and_order_do_not_change_a_bit(tmp_path):
-    outcomes = []
-    for workers, seeds in ((1, (0, 1)), (2, (1, 0))):
-        folder = tmp_path / str(workers)
-        jobs = jobs_of(folder, *(tiny_run(seed=seed) for seed in seeds))
-        sweep(folder, jobs, workers, quiet())
-        rows = {job.run.seed: read_rows(job.directory) for job in jobs}
-        outcomes.append([rows[seed] for seed in (0, 1)])
-    assert outcomes[0] == outcomes[1]
+    for job in jobs:
+        alone = run_cell(tmp_path / "alone" / str(job.run.seed), job.run)
+        result = finished(job.directory, job.run)
+        assert result is not None
+        assert result.seed == job.run.seed
+        assert result.outcome == alone.outcome
+        assert read_rows(job.directory) == read_rows(tmp_path / "alone" / str(job.run.seed))
 
 
 def test_a_failing_run_does_not_stop_the_others(tmp_path):
@@ -53,6 +48,15 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
     assert lost.exit_code == 4
     assert "metrics.jsonl" in lost.message
     assert finished(good.directory, good.run) is not None
+
+
+def test_divergence_is_told_with_its_exit_code(tmp_path):
+    model = Model(hidden=5, init_range=1e38, output_init_range=1e38)
+    (job,) = jobs_of(tmp_path, tiny_run(model=model))
+    (lost,) = sweep(tmp_path, [job], 1, quiet())
+    assert lost.exit_code == 3
+    assert lost.message.startswith("ours-step-tiny, seed 3: the loss is ")
+    assert "at update 1" in lost.message
 
 
 def test_a_killed_worker_is_told_and_nothing_hangs(tmp_path):
@@ -79,7 +83,8 @@ def test_a_second_driver_is_turned_away(tmp_path):
 
 def test_all_folders_that_hold_other_runs_are_named_before_anything_is_trained(tmp_path):
     jobs = jobs_of(tmp_path, tiny_run(seed=1), tiny_run(seed=2))
-    sweep(tmp_path, jobs, 2, quiet())
+    for job in jobs:
+        run_cell(job.directory, job.run)
     other = [Job(job.directory, job.run.model_copy(update={"scale": "paper"})) for job in jobs]
     with pytest.raises(BadInput) as caught:
         sweep(tmp_path, other, 2, quiet())

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import recdrop
 from recdrop.lab.config import faults
@@ -87,7 +89,7 @@ def _train_and_report(
     from recdrop.lab.runs import run_directory
     from recdrop.lab.sweep import Job, sweep
 
-    console, start, folder = Console(), time.monotonic(), options.folder
+    console, start, folder = _console(), time.monotonic(), options.folder
     runs = [
         table1.run(cell, options.scale, seed=seed, collide=options.collisions)
         for seed in range(options.seeds)
@@ -112,12 +114,24 @@ def _train_and_report(
 def _print(console: Console, reports: Sequence) -> None:
     from recdrop.lab.report import HEADER, notes, table
 
-    shown = Table(title="Table 1: accuracy on Temporal Order", title_justify="left")
+    shown = Table(
+        title="Table 1: accuracy on Temporal Order",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for place, name in enumerate(HEADER):
-        shown.add_column(name, justify="left" if place == 0 else "right", no_wrap=place == 0)
-    for line in table(reports):
-        shown.add_row(*line)
-    console.print(shown, markup=False)
+        shown.add_column(
+            name, justify="left" if place == 0 else "right", no_wrap=place == 0, overflow="fold"
+        )
+    for report, line in zip(reports, table(reports), strict=True):
+        if report.runs:
+            shown.add_row(*map(Text, line))
+    console.print(shown)
+    idle = [report.cell.name for report in reports if not report.runs]
+    if idle:
+        _say(console, f"not run: {', '.join(idle)}")
     for note in notes(reports):
         _say(console, f"- {note}")
 
@@ -193,6 +207,12 @@ def _unknown_options(tokens: list[str]) -> tuple[list[str], list[str]]:
         else:
             skipping = False
     return told, rest
+
+
+def _console() -> Console:
+    """Where the command speaks; a file or a pipe, which has no width, gets that of the table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def _say(console: Console, text: str) -> None:

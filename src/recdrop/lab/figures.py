@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from recdrop.lab.paper.table1 import QUICK_NOTE, Cell, Sampling, Scheme
 from recdrop.lab.report import CellReport, percent
@@ -44,7 +44,6 @@ _RC: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.7,
 }
-_LOG_FROM = 20  # longest over shortest curve from which updates are drawn on a log axis
 
 
 def write_figure(folder: Path, reports: Sequence[CellReport]) -> None:
@@ -69,8 +68,10 @@ def draw(reports: Sequence[CellReport]) -> Figure:
     """The picture.
 
     Args:
-        reports: From `recdrop.lab.report.gather`; cells without runs are named as such.
+        reports: From `recdrop.lab.report.gather`; the paper's cells without runs are named as such,
+            others are left out.
     """
+    reports = [report for report in reports if report.runs or report.cell.printed] or reports
     lengths = sorted({report.cell.length for report in reports})
     figure = Figure(figsize=(5.0 * len(lengths) + 0.4, 7.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -84,38 +85,34 @@ def draw(reports: Sequence[CellReport]) -> Figure:
     title = "Table 1, Temporal Order"
     if any(trained.run.scale == "quick" for report in reports for trained in report.runs):
         title += f"  ({QUICK_NOTE})"
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     figure.legend(handles=_legend(reports), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def _curves(axes: Axes, reports: Sequence[CellReport]) -> None:
-    ends = []
     for report in reports:
         _, colour, marker = _STYLE[report.cell.scheme]
         for trained in report.runs:
             if not trained.rows:
                 continue
-            updates = [row.update for row in trained.rows]
-            ends.append(updates[-1])
             axes.plot(
-                updates,
+                [row.update for row in trained.rows],
                 [row.train_accuracy for row in trained.rows],
                 color=colour,
                 linestyle=_LINE[report.cell.sampling],
                 linewidth=1.4,
                 marker=marker,
                 markersize=4.5,
-                markevery=[-1],
+                markevery=(0.02, 0.11),  # of the diagonal: evenly along the drawn curve
                 clip_on=False,
             )
     _frame(axes, f"{_span(reports[0].cell)}: learning curves")
-    axes.set_xlabel("updates")
+    axes.set_xlabel("updates (logarithmic)")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    if ends and max(ends) >= _LOG_FROM * min(ends):
-        axes.set_xscale("log")
-    else:
-        axes.set_xlim(left=0)
 
 
 def _bars(axes: Axes, reports: Sequence[CellReport]) -> None:
@@ -132,9 +129,8 @@ def _bars(axes: Axes, reports: Sequence[CellReport]) -> None:
                 edgecolor="white",
                 hatch=_HATCH[report.cell.sampling],
             )
-            axes.text(
-                place, middle + 0.015, percent(middle), ha="center", va="bottom", fontsize=7.5
-            )
+            top = _free_above(middle, report.cell) + 0.015
+            axes.text(place, top, percent(middle), ha="center", va="bottom", fontsize=7.5)
             if len(tested) > 1:
                 axes.plot([place] * len(tested), tested, "_", color="black", markersize=7)
         else:
@@ -145,16 +141,29 @@ def _bars(axes: Axes, reports: Sequence[CellReport]) -> None:
     _frame(axes, f"{_span(reports[0].cell)}: test accuracy beside the paper's")
     axes.set_xticks(range(len(reports)), [_short(report.cell) for report in reports], fontsize=7.5)
     axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, len(reports) - 0.4)
 
 
 def _printed(axes: Axes, place: int, cell: Cell) -> None:
     """Mark the paper's number; an arrow where it printed less than."""
-    if cell.printed is None:
+    value = _value(cell)
+    if value is None or cell.printed is None:
         return
-    value = float(cell.printed.test.strip("<%")) / 100
-    axes.plot([place - 0.44, place + 0.44], [value, value], color="black", linewidth=1.8)
+    ends = [place - 0.44, place + 0.44]
+    axes.plot(ends, [value, value], color="black", linewidth=1.8, zorder=3)
     if cell.printed.test.startswith("<"):
-        axes.plot(place + 0.3, value - 0.03, marker="v", color="black", markersize=5)
+        axes.plot(place + 0.3, value - 0.025, "v", color="black", markersize=5, zorder=3)
+
+
+def _value(cell: Cell) -> float | None:
+    """The paper's test accuracy as a share, the bound where it printed less than."""
+    return float(cell.printed.test.strip("<%")) / 100 if cell.printed else None
+
+
+def _free_above(bar: float, cell: Cell) -> float:
+    """The top of a bar, or of the paper's mark where that is in the way of the bar's number."""
+    value = _value(cell)
+    return value if value is not None and bar < value < bar + 0.09 else bar
 
 
 def _frame(axes: Axes, title: str) -> None:
@@ -170,6 +179,8 @@ def _legend(reports: Sequence[CellReport]) -> list[Line2D | Patch]:
         for scheme, (told, colour, marker) in _STYLE.items()
         if any(report.cell.scheme == scheme for report in reports)
     ]
+    if len(handles) % 2:
+        handles.append(Line2D([], [], linestyle="none", label=" "))  # two rows: columns stay whole
     for sampling, told in _SAMPLING.items():
         handles.append(Line2D([], [], color="#444444", linestyle=_LINE[sampling], label=told))
     handles.append(Line2D([], [], color="black", linewidth=1.8, label="printed in the paper"))
