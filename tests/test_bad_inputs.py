@@ -65,6 +65,14 @@ def test_initial_state(cell, x, shape, message):
     run_both(cell, {}, lambda layer: layer(x, hx), RuntimeError, message)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("cell", OURS)
+def test_initial_state_of_another_batch_with_packed_input(cell, rows):
+    packed = pack_padded_sequence(X, torch.tensor([2, 4]), enforce_sorted=False)
+    with pytest.raises(RuntimeError, match=f"initial state of 2 rows.*got {rows}"):
+        OURS[cell](3, 5)(packed, states(cell, 1, rows, 5))
+
+
 @pytest.mark.parametrize("cell", OURS)
 def test_initial_state_of_another_dtype(cell):
     hx = states(cell, 1, 2, 5, dtype=torch.float64)

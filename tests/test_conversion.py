@@ -138,6 +138,13 @@ def test_convert_refuses_hooks_and_models_without_layers():
         recdrop.convert(nn.Linear(3, 5), recurrent_dropout=0.4)
 
 
+def test_other_things_are_refused_by_name():
+    with pytest.raises(TypeError, match="convert takes a torch.nn.Module, got str"):
+        recdrop.convert("model", 0.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="explain_backend takes .* got LSTM"):
+        recdrop.explain_backend(nn.LSTM(3, 5), X)  # pyright: ignore[reportArgumentType]
+
+
 def test_subclasses_are_left_alone_with_a_warning():
     class Special(nn.LSTM):
         pass

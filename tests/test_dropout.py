@@ -95,7 +95,7 @@ def test_an_rnn_has_only_the_hidden_site(site):
         RNN(2, 3, recurrent_dropout=RecurrentDropout(0.5, site))
 
 
-@pytest.mark.parametrize("value", ["0.5", None, [0.5], object(), {"rate": 0.5}])
+@pytest.mark.parametrize("value", ["0.5", None, [0.5], object(), {"rate": 0.5}, {}, b""])
 def test_other_types_are_refused(value):
     with pytest.raises(TypeError, match="recurrent_dropout must"):
         LSTM(2, 3, recurrent_dropout=value)

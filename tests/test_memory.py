@@ -178,6 +178,22 @@ def test_retention_leaves_generator_and_mode_alone_and_is_a_function_of_its_seed
     assert not torch.equal(a.train_mean, c.train_mean)
 
 
+def test_retention_with_dropout_between_layers_is_over_keys_and_leaves_the_generator_alone():
+    lstm = recdrop.LSTM(3, 8, 2, dropout=0.5)
+    x = torch.randn(5, 2, 3)
+    before = torch.get_rng_state()
+    a, b = (retention_curve(lstm, x, keys=3) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(a.train_mean, b.train_mean)
+    assert a.keys == 3
+    assert not torch.equal(a.train_mean, a.train_rms)
+
+
+def test_retention_takes_our_layers_only():
+    with pytest.raises(TypeError, match="got LSTM"):
+        retention_curve(torch.nn.LSTM(3, 4), torch.randn(5, 2, 3))  # pyright: ignore
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [({"start": 5}, r"\[0, 5\).*got 5"), ({"start": -1}, "got -1"), ({"keys": 0}, "got 0")],

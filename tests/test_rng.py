@@ -201,7 +201,7 @@ class TestHoldMasks:
         before = torch.get_rng_state()
         with recdrop.hold_masks(5):
             a = lstm(x)[0]
-        with recdrop.hold_masks(5):
+        with recdrop.hold_masks(np.int64(5)):  # pyright: ignore[reportArgumentType]
             b = lstm(x)[0]
         with recdrop.hold_masks(6):
             c = lstm(x)[0]
@@ -242,6 +242,18 @@ class TestHoldMasks:
             assert torch.equal(lstm(x)[0], outer)
         with pytest.raises(RuntimeError, match="boom"), recdrop.hold_masks(1):
             raise RuntimeError("boom")
+        assert not torch.equal(lstm(x)[0], lstm(x)[0])
+
+    def test_blocks_may_be_closed_out_of_order(self, lstm, x):
+        first, second = recdrop.hold_masks(1), recdrop.hold_masks(2)
+        first.__enter__()
+        one = lstm(x)[0]
+        second.__enter__()
+        two = lstm(x)[0]
+        first.__exit__(None, None, None)
+        assert torch.equal(lstm(x)[0], two)
+        second.__exit__(None, None, None)
+        assert not torch.equal(one, two)
         assert not torch.equal(lstm(x)[0], lstm(x)[0])
 
     def test_they_belong_to_their_thread(self, lstm, x):

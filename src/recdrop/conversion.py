@@ -103,6 +103,8 @@ def convert(model: nn.Module, recurrent_dropout: RecurrentDropoutArg) -> nn.Modu
     Raises:
         ValueError: There is nothing to replace, or a layer has hooks, which would be lost.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     new: dict[nn.Module, RNN | LSTM | GRU] = {}
     for name, module in model.named_modules():
         if type(module) in _OURS:
@@ -138,6 +140,10 @@ def explain_backend(layer: RNN | LSTM | GRU, x: object, hx: object = None) -> st
         x: Its input.
         hx: Its initial state, if any.
     """
+    if not isinstance(layer, RNN | LSTM | GRU):
+        raise TypeError(
+            f"explain_backend takes a recdrop RNN, LSTM or GRU, got {type(layer).__name__}"
+        )
     call = layer.recurrence(x, hx)  # pyright: ignore[reportArgumentType]
     lines: list[str] = []
     chosen = False

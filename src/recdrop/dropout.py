@@ -2,7 +2,7 @@
 
 import numbers
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -119,7 +119,7 @@ def as_specs(
         rate = checked_rate(value, "recurrent_dropout")
         value = RecurrentDropout(rate, site="hidden" if cell == "rnn" else "update") if rate else ()
     specs = (value,) if isinstance(value, RecurrentDropout) else value
-    if not isinstance(specs, Iterable) or isinstance(specs, str):
+    if not isinstance(specs, Iterable) or isinstance(specs, str | bytes | Mapping):
         raise TypeError(
             f"recurrent_dropout must be a number, a RecurrentDropout or several, got {value!r}"
         )

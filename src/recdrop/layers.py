@@ -112,6 +112,12 @@ class _RecurrentLayer(nn.RNNBase):
             )
         state = self._initial_state(x, batch) if hx is None else self._given_state(hx, unbatched)
         if rows is not None and hx is not None:
+            for s in state:  # before sorting, which would pick rows of a larger state in silence
+                if s.shape[1] != batch:
+                    raise RuntimeError(
+                        f"{name}: Expected an initial state of {batch} rows, as the packed batch "
+                        f"has, got {s.shape[1]}"
+                    )
             state = tuple(s.index_select(1, rows) for s in state)
         return functional.recurrence(
             self.cell,

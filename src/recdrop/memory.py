@@ -156,7 +156,13 @@ def retention_curve(
         >>> curve.evaluation.shape
         torch.Size([20])
     """
-    with torch.no_grad():
+    if not isinstance(layer, RNN | LSTM | GRU):
+        raise TypeError(
+            f"retention_curve takes a recdrop RNN, LSTM or GRU, got {type(layer).__name__}"
+        )
+    # Dropout between layers draws from torch's generator.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         call = layer.recurrence(x, hx)
         steps = call.x.shape[0]
         if call.batch_sizes is not None:
@@ -167,7 +173,7 @@ def retention_curve(
             raise ValueError(f"keys must be at least 1, got {keys}")
         evaluation = _retention(replace(call, training=False), start)
         trained = replace(call, training=True)
-        if trained.acting:
+        if trained.acting or (trained.dropout > 0 and trained.num_layers > 1):
             generator = torch.Generator().manual_seed(seed)
             drawn = [
                 torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator)

@@ -18,6 +18,7 @@ worked examples):
   the caller's batch, before any sorting; an untied hidden mask has ``unit = gate * W + j``.
 """
 
+import numbers
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,14 +180,15 @@ def hold_masks(seed: int | None = None) -> Iterator[None]:
     """
     if seed is None:
         key = _random_key()
-    elif isinstance(seed, bool) or not isinstance(seed, int):
+    elif isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
         raise TypeError(f"hold_masks: seed must be an integer or None, got {seed!r}")
     elif not -(2**63) <= seed < 2**64:
         raise ValueError(f"hold_masks: seed must fit in 64 bits, got {seed}")
     else:
-        key = torch.tensor(seed - 2**64 if seed >= 2**63 else seed)
-    _held.blocks.append(_Held(key))
+        key = torch.tensor(int(seed) - 2**64 if seed >= 2**63 else int(seed))
+    block = _Held(key)
+    _held.blocks.append(block)
     try:
         yield
     finally:
-        _held.blocks.pop()
+        _held.blocks.remove(block)  # not the last one, if blocks are closed out of order
