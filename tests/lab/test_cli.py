@@ -91,6 +91,25 @@ def test_an_output_folder_that_cannot_be_written_exits_with_4(tmp_path, capsys):
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
+def test_a_failed_run_is_told_and_decides_the_exit_code(tmp_path, capsys):
+    run = tmp_path / "runs" / "gal-step-3" / "seed-0"
+    (run / "metrics.jsonl").mkdir(parents=True)  # a file cannot be there
+    assert main([*TINY, "--out", str(tmp_path)]) == 4
+    said = capsys.readouterr()
+    assert "metrics.jsonl" in said.err
+    assert "1 of 1 runs failed" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_system_that_refuses_processes_exits_with_4(tmp_path, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    assert main([*TINY, "--out", str(tmp_path)]) == 4
+    assert "Resource temporarily unavailable" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> tuple[Path, str]:
     """One run of the whole way."""

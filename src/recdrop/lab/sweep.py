@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -185,14 +185,16 @@ class _Workers:
         It has a session of its own, so that Ctrl-C reaches the driver only, and ``-P`` keeps
         modules in the user's folder from shadowing ours.
         """
-        errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "recdrop.lab.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-        )
+        with ExitStack() as closing:
+            errors = closing.enter_context(tempfile.TemporaryFile())
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "recdrop.lab.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+            closing.pop_all()  # from here on `_close` does it
         worker = _Worker(job, process, errors)
         self.running.append(worker)
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
