@@ -96,15 +96,14 @@ class Recurrence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
-    """One layer and direction over time, its input already projected.
+    """One layer and direction over time.
 
     Dense and packed input look the same here: step t's rows lie together, ``batch_sizes[t]`` of
     them, and are the first rows of the state.
 
     Attributes:
         call: The call that this is part of: cell, activation, dropout, key.
-        pre_x: [N, GH], input projection plus every bias that the product does not need inside.
-        batch_sizes: Rows of each step, T of them.
+        x: Input of all steps, [N, I].
         state: (h0,) or (h0, c0), [B, W] and [B, H].
         weights: Of this layer and direction.
         layer: From 0; a coordinate of the masks.
@@ -112,19 +111,25 @@ class Scan:
     """
 
     call: Recurrence
-    pre_x: Tensor
-    batch_sizes: list[int]
+    x: Tensor
     state: tuple[Tensor, ...]
     weights: LayerWeights
     layer: int
     direction: int
 
     @property
+    def batch_sizes(self) -> list[int]:
+        """Rows of each step, T of them."""
+        if self.call.batch_sizes is None:
+            return [self.call.x.shape[1]] * self.call.x.shape[0]
+        return [int(n) for n in self.call.batch_sizes]
+
+    @property
     def rows(self) -> Tensor:
         """int64 [B], the rows' coordinates of the masks."""
         if self.call.rows is not None:
             return self.call.rows
-        return torch.arange(self.state[0].shape[0], device=self.pre_x.device)
+        return torch.arange(self.state[0].shape[0], device=self.x.device)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -135,6 +140,6 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
-# Runs one Scan: the states after each step, (h,) or (h, c) as [N, W] and [N, H], and the last one.
+# Runs one Scan: the states after each step, h first, as [N, W] and [N, H], and the last one.
 ScanFunction = Callable[[Scan], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 RunFunction = Callable[[Recurrence], tuple[Tensor, tuple[Tensor, ...]]]

@@ -7,6 +7,7 @@ backward. It is as fast as a Python loop can be.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recdrop import rng
@@ -49,12 +50,13 @@ def scan(scan: Scan) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     f = _ACTIVATIONS[call.activation]
     weights = _recurrent_weights(scan)
     factors = {spec.site: _factor(spec, scan) for spec in call.acting}
-    per_step = scan.pre_x.split(scan.batch_sizes)
+    batch_sizes = scan.batch_sizes
+    per_step = project(scan).split(batch_sizes)
     make = LSTMState if call.cell == "lstm" else HiddenState
     state = make(*scan.state)
     steps: list[tuple[Tensor, ...]] = [()] * len(per_step)
     for t in reversed(range(len(per_step))) if scan.direction else range(len(per_step)):
-        rows = scan.batch_sizes[t]
+        rows = batch_sizes[t]
         drop = SiteFactors(
             on_hidden=_at(factors.get("hidden"), t, rows),
             on_update=_at(factors.get("update"), t, rows),
@@ -72,6 +74,18 @@ def _step_function(call: Recurrence) -> Callable[..., LSTMState | HiddenState]:
     if call.cell == "gru":
         return gru_step if call.reset_after else gru_paper_step
     return lstm_step if call.cell == "lstm" else rnn_step
+
+
+def project(scan: Scan) -> Tensor:
+    """W_ih x plus every bias that is not inside the recurrent product, [N, GH]: for all steps."""
+    w = scan.weights
+    if w.b_ih is None or w.b_hh is None:
+        return F.linear(scan.x, w.w_ih)
+    b_hh = w.b_hh
+    if scan.call.cell == "gru" and scan.call.reset_after:
+        third = b_hh.shape[0] // 3
+        b_hh = torch.cat((b_hh[: 2 * third], b_hh.new_zeros(third)))
+    return F.linear(scan.x, w.w_ih, w.b_ih + b_hh)
 
 
 def _recurrent_weights(scan: Scan) -> RecurrentWeights:
@@ -93,7 +107,7 @@ def _factor(spec: RecurrentDropout, scan: Scan) -> Tensor | float:
     gate_width, width = scan.weights.w_hh.shape
     units = width * gates if spec.site == "hidden" else gate_width // GATES[call.cell]
     steps = len(scan.batch_sizes) if spec.sampling == "step" else 1
-    device = scan.pre_x.device
+    device = scan.x.device
     keep = rng.keep_mask(
         call.key,
         spec.rate,

@@ -4,13 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recdrop.backends.call import (
-    LayerWeights,
-    Recurrence,
-    Scan,
-    ScanFunction,
-    autocast_dtype,
-)
+from recdrop.backends.call import Recurrence, Scan, ScanFunction, autocast_dtype
 
 
 def run_stack(call: Recurrence, scan: ScanFunction) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -24,7 +18,6 @@ def run_stack(call: Recurrence, scan: ScanFunction) -> tuple[Tensor, tuple[Tenso
         The output, [T, B, D * W] or packed [N, D * W], and the final state, (h_n,) or (h_n, c_n),
         each [L * D, B, ...].
     """
-    batch_sizes = _batch_sizes(call)
     directions = 2 if call.bidirectional else 1
     layer_input = call.x.flatten(0, -2)
     weights = list(call.layer_weights())
@@ -35,11 +28,8 @@ def run_stack(call: Recurrence, scan: ScanFunction) -> tuple[Tensor, tuple[Tenso
         outputs: list[Tensor] = []
         for direction in range(directions):
             at = layer * directions + direction
-            pre_x = project(layer_input, weights[at], inside=_bias_inside(call))
             state = tuple(s[at] for s in call.state)
-            steps, final = scan(
-                Scan(call, pre_x, batch_sizes, state, weights[at], layer, direction)
-            )
+            steps, final = scan(Scan(call, layer_input, state, weights[at], layer, direction))
             outputs.append(steps[0])
             finals.append(final)
         layer_input = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
@@ -47,33 +37,6 @@ def run_stack(call: Recurrence, scan: ScanFunction) -> tuple[Tensor, tuple[Tenso
         layer_input if call.batch_sizes is not None else layer_input.unflatten(0, call.x.shape[:2])
     )
     return _as_autocast(call, output, tuple(torch.stack(s) for s in zip(*finals, strict=True)))
-
-
-def project(x: Tensor, w: LayerWeights, *, inside: bool) -> Tensor:
-    """W_ih x plus the biases, [N, GH]: one large product for all steps.
-
-    Args:
-        x: [N, I].
-        w: The layer's weights.
-        inside: Whether the last third of b_hh stays inside the recurrent product (torch's GRU).
-    """
-    if w.b_ih is None or w.b_hh is None:
-        return F.linear(x, w.w_ih)
-    b_hh = w.b_hh
-    if inside:
-        third = b_hh.shape[0] // 3
-        b_hh = torch.cat((b_hh[: 2 * third], b_hh.new_zeros(third)))
-    return F.linear(x, w.w_ih, w.b_ih + b_hh)
-
-
-def _bias_inside(call: Recurrence) -> bool:
-    return call.cell == "gru" and call.reset_after
-
-
-def _batch_sizes(call: Recurrence) -> list[int]:
-    if call.batch_sizes is None:
-        return [call.x.shape[1]] * call.x.shape[0]
-    return [int(n) for n in call.batch_sizes]
 
 
 def _as_autocast(

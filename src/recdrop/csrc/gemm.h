@@ -1,0 +1,230 @@
+// Products of matrices: panels of the right-hand side, packed once, and one small kernel over them.
+//
+// A panel holds `panel_width` columns of B [K, N]: K rows of that many values, missing columns 0.
+
+template <class T>
+constexpr int panel_width = 2 * lanes<T>;
+constexpr int tile_rows = RECDROP_VECTOR_BYTES == 64 ? 8 : 6;  // as many as registers hold
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+template <int n>
+struct Int {
+  static constexpr int value = n;
+};
+
+// f(Int<0>), f(Int<1>), ...: loops that are gone before registers are given out.
+template <int n, class F>
+RECDROP_INLINE void unrolled(F&& f) {
+  if constexpr (n > 0) {
+    unrolled<n - 1>(f);
+    f(Int<n - 1>{});
+  }
+}
+
+#define RECDROP_UNROLLED(i, n, ...) \
+  unrolled<n>([&](auto i##_) __attribute__((always_inline)) { constexpr int i = decltype(i##_)::value; __VA_ARGS__; })
+
+// out [rows, panel_width] (+)= a [rows, K] * panel. `a` is row-major, or where `columns` is set
+// column-major with tile_rows values to a column. Few rows take several sums side by side, since one
+// sum would wait for itself.
+template <class T, int rows, bool columns>
+void small_product(const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, bool accumulate) {
+  constexpr int chains = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
+  constexpr int L = lanes<T>;
+  Vec<T> sum[chains][rows][2];
+  RECDROP_UNROLLED(c, chains, RECDROP_UNROLLED(i, rows, (sum[c][i][0] = Vec<T>{}, sum[c][i][1] = Vec<T>{})));
+  const T* row[rows];
+  RECDROP_UNROLLED(i, rows, row[i] = a + i * a_stride);
+  auto step = [&](int64_t at, auto chain_) __attribute__((always_inline)) {
+    constexpr int c = decltype(chain_)::value;
+    const Vec<T> b0 = load(panel + at * 2 * L), b1 = load(panel + at * 2 * L + L);
+    RECDROP_UNROLLED(i, rows, {
+      const T x = columns ? a[at * tile_rows + i] : row[i][at];
+      sum[c][i][0] += x * b0;
+      sum[c][i][1] += x * b1;
+    });
+  };
+  int64_t at = 0;
+  for (; at + chains <= k; at += chains) {
+    unrolled<chains>([&](auto c) __attribute__((always_inline)) { step(at + decltype(c)::value, c); });
+  }
+  for (; at < k; ++at) step(at, Int<0>{});
+  RECDROP_UNROLLED(i, rows, {
+    Vec<T> low = sum[0][i][0], high = sum[0][i][1];
+    for (int c = 1; c < chains; ++c) low += sum[c][i][0], high += sum[c][i][1];
+    T* to = out + i * out_stride;
+    if (accumulate) low += load(to), high += load(to + L);
+    store(to, low);
+    store(to + L, high);
+  });
+}
+
+template <class T, bool columns>
+void tile_product(int rows, const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, bool accumulate) {
+  switch (rows) {
+#define RECDROP_ROWS(n) \
+  case n: return small_product<T, n, columns>(a, a_stride, panel, k, out, out_stride, accumulate);
+    RECDROP_ROWS(1) RECDROP_ROWS(2) RECDROP_ROWS(3) RECDROP_ROWS(4) RECDROP_ROWS(5) RECDROP_ROWS(6)
+#if RECDROP_VECTOR_BYTES == 64
+    RECDROP_ROWS(7) RECDROP_ROWS(8)
+#endif
+#undef RECDROP_ROWS
+  }
+}
+
+// Rows in tiles of as equal a height as possible: calls f(tile, first row, count).
+template <class F>
+RECDROP_INLINE void for_tiles(int64_t rows, F&& f) {
+  const int64_t tiles = divide_up(rows, tile_rows);
+  for (int64_t tile = 0, first = 0; tile < tiles; ++tile) {
+    const int64_t count = divide_up(rows - first, tiles - tile);
+    f(tile, first, int(count));
+    first += count;
+  }
+}
+
+// Columns [first, first + panel_width) of b, rows [from, from + k).
+template <class T>
+void pack_panel(const Matrix<const T>& b, int64_t first, int64_t from, int64_t k, T* panel) {
+  constexpr int width = panel_width<T>;
+  const int64_t valid = least(width, b.columns - first);
+  const T* source = b.data + first * b.column_stride + from * b.row_stride;
+  if (b.column_stride == 1) {
+    for (int64_t r = 0; r < k; ++r, source += b.row_stride, panel += width) {
+      store(panel, load(source, valid));
+      store(panel + lanes<T>, load(source + lanes<T>, valid - lanes<T>));
+    }
+    return;
+  }
+  constexpr int block = 8;  // of rows at a time: short runs in the source, one line in the panel
+  for (int64_t r = 0; r < k; r += block) {
+    const int64_t count = least(block, k - r);
+    for (int64_t c = 0; c < width; ++c) {
+      const T* column = source + c * b.column_stride + r * b.row_stride;
+      for (int64_t i = 0; i < count; ++i) {
+        panel[(r + i) * width + c] = c < valid ? column[i * b.row_stride] : T(0);
+      }
+    }
+  }
+}
+
+// Memory that is not initialised and ends with its owner.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t n) {
+    const int64_t bytes = divide_up(most(n, 1) * int64_t(sizeof(T)), 64) * 64;
+    data_ = static_cast<T*>(aligned_alloc(64, bytes));
+    if (data_ == nullptr) throw OutOfMemory{bytes};
+  }
+  ~Scratch() { free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator T*() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+template <class F>
+void in_parallel(const Pool& pool, int64_t tasks, F&& f) {
+  // Workers take the next task until there is none.
+  struct Shared {
+    F& f;
+    int64_t tasks;
+    int64_t next;
+  } shared{f, tasks, 0};
+  auto body = [](void* ctx, int) {
+    auto* s = static_cast<Shared*>(ctx);
+    for (int64_t i; (i = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED)) < s->tasks;) s->f(i);
+  };
+  const int workers = int(least(pool.workers, tasks));
+  if (workers <= 1) {
+    body(&shared, 0);
+  } else {
+    pool.run(workers, body, &shared);
+  }
+}
+
+template <class T>
+void product(
+    const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
+    bool accumulate, const Pool& pool) {
+  constexpr int width = panel_width<T>;
+  constexpr int64_t depth = 384;       // of K at a time: a panel's part stays in the first cache
+  constexpr int64_t height = 12 * tile_rows;  // rows of A at a time: they stay in the second
+  constexpr int64_t breadth = 16;      // panels per task
+  const int64_t panels = divide_up(out.columns, width), parts = most(1, divide_up(a.columns, depth));
+  Scratch<T> packed(panels * width * a.columns);
+  auto panel_at = [&](int64_t panel, int64_t part) {
+    return packed + (part * depth * panels + panel * least(depth, a.columns - part * depth)) * width;
+  };
+  in_parallel(pool, panels, [&](int64_t panel) {
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t k = least(depth, a.columns - part * depth);
+      pack_panel(b, panel * width, part * depth, k, panel_at(panel, part));
+    }
+  });
+  const int64_t blocks = divide_up(out.rows, height), strips = divide_up(panels, breadth);
+  in_parallel(pool, blocks * strips, [&](int64_t task) {
+    const int64_t first = task / strips * height, rows = least(height, out.rows - first);
+    const int64_t begin = task % strips * breadth, end = least(panels, begin + breadth);
+    constexpr int64_t stride = depth + 16;  // not a power of two: rows must not share cache sets
+    alignas(64) T block[height * stride];
+    const bool columns = a.row_stride == 1 && a.column_stride != 1;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t from = part * depth, k = least(depth, a.columns - from);
+      const T* source = a.data + first * a.row_stride + from * a.column_stride;
+      for_tiles(rows, [&](int64_t tile, int64_t at, int count) {
+        T* to = block + tile * tile_rows * stride;
+        if (columns) {
+          for (int64_t c = 0; c < k; ++c) {
+            for (int i = 0; i < tile_rows; ++i) to[c * tile_rows + i] = i < count ? source[c * a.column_stride + at + i] : T(0);
+          }
+        } else {
+          for (int i = 0; i < count; ++i) {
+            const T* row = source + (at + i) * a.row_stride;
+            if (a.column_stride == 1) {
+              __builtin_memcpy(to + i * stride, row, k * sizeof(T));
+            } else {
+              for (int64_t c = 0; c < k; ++c) to[i * stride + c] = row[c * a.column_stride];
+            }
+          }
+        }
+      });
+      for (int64_t panel = begin; panel < end; ++panel) {
+        const int64_t column = panel * width, valid = out.columns - column;
+        const T* from_panel = panel_at(panel, part);
+        for_tiles(rows, [&](int64_t tile_, int64_t at, int count) {
+          const T* tile = block + tile_ * tile_rows * stride;
+          T* to = out.data + (first + at) * out.row_stride + column;
+          const bool add = accumulate || part > 0;
+          alignas(64) T edge[tile_rows * width];
+          const bool whole = valid >= width && (add || bias == nullptr);
+          T* target = whole ? to : edge;
+          const int64_t target_stride = whole ? out.row_stride : width;
+          if (columns) {
+            tile_product<T, true>(count, tile, 0, from_panel, k, target, target_stride, whole && add);
+          } else {
+            tile_product<T, false>(count, tile, stride, from_panel, k, target, target_stride, whole && add);
+          }
+          if (whole) return;
+          for (int i = 0; i < count; ++i) {
+            for (int half = 0; half < 2; ++half) {
+              const int64_t n = valid - half * lanes<T>;
+              if (n <= 0) break;
+              T* p = to + i * out.row_stride + half * lanes<T>;
+              Vec<T> v = load(edge + i * width + half * lanes<T>);
+              if (add) v += load(p, n);
+              else if (bias != nullptr) v += load(bias + column + half * lanes<T>, n);
+              store(p, v, n);
+            }
+          }
+        });
+      }
+    }
+  });
+}

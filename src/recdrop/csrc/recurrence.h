@@ -1,0 +1,549 @@
+// The time loop, forward and backward, for every cell; cells.h has what happens inside a step.
+//
+// A step is one or two phases, each a product with packed weights and the cell on its result, cut
+// into blocks of panel_width units. Rows are split into groups that never meet. A group has one
+// worker where there are rows enough; else several workers share its blocks, phase by phase.
+
+// ---------------------------------------------------------------------------------------- workers
+
+struct Group {
+  int64_t begin, end;  // rows
+  int workers;
+  int64_t* claimed;    // [blocks], the phase that a block is to be claimed for next
+  int64_t done;        // blocks done in all phases so far
+};
+
+RECDROP_INLINE void wait_a_little(int& spins) {
+  if (++spins < 4096) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  } else {
+    sched_yield();
+  }
+}
+
+// Runs task(phase, block) for all blocks of all phases in order. Workers of a group claim blocks,
+// each from its own share on, and take over what a slower one has not begun: nobody waits for a
+// worker that has not started.
+template <class Blocks, class Task>
+void work(Group& group, int me, int64_t phases, Blocks&& blocks_of, Task&& task) {
+  int64_t target = 0;
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    const int64_t blocks = blocks_of(phase);
+    if (group.workers == 1) {
+      for (int64_t block = 0; block < blocks; ++block) task(phase, block);
+      continue;
+    }
+    const int64_t own = me * blocks / group.workers;
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t block = (own + i) % blocks;
+      int64_t seen = __atomic_load_n(&group.claimed[block], __ATOMIC_RELAXED);
+      if (seen > phase) continue;
+      if (!__atomic_compare_exchange_n(
+              &group.claimed[block], &seen, phase + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+        continue;
+      }
+      task(phase, block);
+      __atomic_fetch_add(&group.done, 1, __ATOMIC_RELEASE);
+    }
+    target += blocks;
+    for (int spins = 0; __atomic_load_n(&group.done, __ATOMIC_ACQUIRE) < target;) wait_a_little(spins);
+  }
+}
+
+// Calls f(group, worker in the group) for all workers of all groups of rows. Groups have about
+// equally many steps to do, counted over all their rows, and no fewer rows than fill a tile.
+template <class F>
+void for_groups(const Shape& shape, int64_t blocks, const Pool& pool, F&& f) {
+  const int64_t total = shape.offset(shape.steps);
+  const bool small = total * shape.hidden * shape.width * shape.gates() < 1 << 16;
+  const int64_t workers = small ? 1 : pool.workers;
+  const int64_t groups = most(1, least(workers, shape.batch / tile_rows));
+  Scratch<Group> group(groups);
+  Scratch<int64_t> claimed(groups * blocks);
+  for (int64_t i = 0; i < groups * blocks; ++i) claimed[i] = 0;
+  int64_t row = 0, steps = 0, longest = shape.steps;
+  for (int64_t g = 0; g < groups; ++g) {
+    group[g] = Group{row, row, int(workers / groups), claimed + g * blocks, 0};
+    while (row < shape.batch && (g + 1 == groups || steps * groups < total * (g + 1))) {
+      while (longest > 0 && shape.rows(longest - 1) <= row) --longest;
+      steps += longest;
+      ++row;
+    }
+    group[g].end = row;
+  }
+  in_parallel(pool, workers / groups * groups, [&](int64_t worker) {
+    f(group[worker % groups], int(worker / groups));
+  });
+}
+
+// ------------------------------------------------------------------------------- what a step needs
+
+// A weight matrix of `gates` stacked parts as panels. In `transposed` the panels hold columns of
+// W^T (for W h, K = columns of W); else columns of W (for W^T d, K = rows of a part).
+template <class T>
+class Panels {
+ public:
+  Panels(const T* w, int gates, int64_t rows, int64_t columns, bool transposed, const Pool& pool)
+      : depth(transposed ? columns : rows),
+        blocks(divide_up(transposed ? rows : columns, panel_width<T>)),
+        data_(gates * blocks * depth * panel_width<T>) {
+    in_parallel(pool, gates * blocks, [&](int64_t i) {
+      const T* part = w + i / blocks * rows * columns;
+      const Matrix<const T> b = transposed ? Matrix<const T>{part, columns, rows, 1, columns}
+                                           : Matrix<const T>{part, rows, columns, columns, 1};
+      pack_panel(b, i % blocks * panel_width<T>, 0, depth, data_ + i * depth * panel_width<T>);
+    });
+  }
+  const T* at(int gate, int64_t block) const {
+    return data_ + (gate * blocks + block) * depth * panel_width<T>;
+  }
+  const int64_t depth, blocks;
+
+ private:
+  Scratch<T> data_;
+};
+
+// What one site multiplies by: drawn per step; drawn once per row; or one number.
+template <class T>
+class Factors {
+ public:
+  Factors(const Site& site, const Dropout& dropout, const Shape& shape, int64_t units, int views, const Pool& pool)
+      : acts(site.acts()), site_(site), dropout_(dropout), units_(units), views_(views),
+        row_stride_(views * divide_up(units, panel_width<T>) * panel_width<T>),
+        per_row_(site.threshold > 0 && !site.per_step),
+        table_(per_row_ ? shape.batch * row_stride_ : panel_width<T>) {
+    if (per_row_) {
+      in_parallel(pool, shape.batch, [&](int64_t b) {
+        T* row = table_ + b * row_stride_;
+        for (int view = 0; view < views; ++view) {
+          for (int64_t unit = 0; unit < units; unit += panel_width<T>, row += panel_width<T>) {
+            draw(0, b, view, unit, row);
+          }
+        }
+      });
+    } else {
+      for (int i = 0; i < panel_width<T>; ++i) table_[i] = T(site.scale);
+    }
+  }
+
+  // Factors of the block that starts at `unit`; null where the site does nothing.
+  const T* at(int64_t t, int64_t b, int view, int64_t unit, T* scratch) const {
+    if (!acts) return nullptr;
+    if (per_row_) return table_ + b * row_stride_ + row_stride_ / views_ * view + unit;
+    if (site_.threshold == 0) return table_;
+    draw(t, b, view, unit, scratch);
+    return scratch;
+  }
+  const bool acts;
+
+ private:
+  void draw(int64_t t, int64_t b, int view, int64_t unit, T* out) const {
+    const int64_t row = dropout_.rows ? dropout_.rows[b] : b;
+    draw_factors(site_, dropout_.key, uint32_t(t), uint32_t(row), view * units_ + unit, out);
+  }
+  const Site site_;
+  const Dropout& dropout_;
+  const int64_t units_;
+  const int views_;
+  const int64_t row_stride_;
+  const bool per_row_;
+  Scratch<T> table_;
+};
+
+// Values of all rows for a product's left side: [views, B, stride]. Rows keep off each other's
+// cache sets.
+template <class T>
+class Operand {
+ public:
+  Operand(int64_t views, int64_t rows, int64_t width)
+      : stride(divide_up(width, panel_width<T>) * panel_width<T> + 64 / sizeof(T)),
+        rows_(rows), data_(views * rows * stride) {}
+  T* at(int64_t view, int64_t b) const { return data_ + (view * rows_ + b) * stride; }
+  const int64_t stride;
+
+ private:
+  const int64_t rows_;
+  Scratch<T> data_;
+};
+
+template <class T>
+struct CellFunctions {
+  void (*forward)(const Layer<T>&, const Place<T>&, const T*, int64_t, T*);
+  void (*backward)(const Layer<T>&, const Place<T>&, const T*, T*, int64_t, T*, T*);
+  void (*forward_gates)(const Layer<T>&, const Place<T>&, const T*, int64_t, const T*, T*);
+  void (*backward_gates)(const Layer<T>&, const Place<T>&, const T*, const T*, T*, T*);
+};
+
+template <class T, Activation f, bool on_update, bool on_state>
+CellFunctions<T> cell_functions(Cell cell) {
+  using Paper = GruPaper<T, f, on_update, on_state>;
+  switch (cell) {
+    case Cell::rnn:
+      return {Rnn<T, f>::forward, Rnn<T, f>::backward, nullptr, nullptr};
+    case Cell::lstm:
+      return {Lstm<T, f, on_update, on_state>::forward, Lstm<T, f, on_update, on_state>::backward, nullptr, nullptr};
+    case Cell::gru:
+      return {Gru<T, f, on_update, on_state>::forward, Gru<T, f, on_update, on_state>::backward, nullptr, nullptr};
+    default:
+      return {Paper::forward, Paper::backward, Paper::forward_gates, Paper::backward_gates};
+  }
+}
+
+template <class T>
+CellFunctions<T> cell_functions(const Shape& shape, const Dropout& dropout) {
+  const int which = 4 * (shape.activation == Activation::relu) + 2 * dropout.update.acts() + dropout.state.acts();
+  switch (which) {
+    case 0: return cell_functions<T, Activation::tanh, false, false>(shape.cell);
+    case 1: return cell_functions<T, Activation::tanh, false, true>(shape.cell);
+    case 2: return cell_functions<T, Activation::tanh, true, false>(shape.cell);
+    case 3: return cell_functions<T, Activation::tanh, true, true>(shape.cell);
+    case 4: return cell_functions<T, Activation::relu, false, false>(shape.cell);
+    case 5: return cell_functions<T, Activation::relu, false, true>(shape.cell);
+    case 6: return cell_functions<T, Activation::relu, true, false>(shape.cell);
+    default: return cell_functions<T, Activation::relu, true, true>(shape.cell);
+  }
+}
+
+// What forward and backward share.
+template <class T>
+struct Loop {
+  static constexpr int width = panel_width<T>;
+  static constexpr int chunk = 4 * tile_rows;  // rows whose products are made before the cell runs
+
+  Loop(const Shape& s, const Dropout& d, const Pool& pool)
+      : shape(s), cell(cell_functions<T>(s, d)), views(d.tied ? 1 : s.gates()),
+        paper(s.cell == Cell::gru_paper), two_phases(paper || s.projected()),
+        units(divide_up(s.hidden, width)), outputs(divide_up(s.width, width)),
+        update(d.update, d, s, s.hidden, 1, pool), hidden(d.hidden, d, s, s.width, views, pool),
+        state(d.state, d, s, s.hidden, 1, pool) {}
+
+  int64_t blocks() const { return most(units, outputs); }
+
+  // The row of the step before t in the direction of the recurrence, or -1.
+  int64_t previous(int64_t t, int64_t b) const {
+    const int64_t before = shape.reverse ? t + 1 : t - 1;
+    if (before < 0 || before >= shape.steps || b >= shape.rows(before)) return -1;
+    return shape.offset(before) + b;
+  }
+
+  Place<T> place(int64_t t, int64_t b, int64_t unit, T* scratch) const {
+    return {shape.offset(t) + b, previous(t, b), b, unit,
+            update.at(t, b, 0, unit, scratch), state.at(t, b, 0, unit, scratch + width)};
+  }
+
+  // Rows [begin, end) of `a` (one view) times a panel, to out [end - begin, width].
+  static void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, int64_t first_column,
+                         const T* panel, int64_t depth, T* out, bool accumulate = false) {
+    for_tiles(end - begin, [&](int64_t, int64_t at, int count) {
+      tile_product<T, false>(
+          count, a.at(view, begin + at) + first_column, a.stride, panel, depth, out + at * width, width, accumulate);
+    });
+  }
+
+  const Shape& shape;
+  const CellFunctions<T> cell;
+  const int views;
+  const bool paper, two_phases;
+  const int64_t units, outputs;  // blocks of H and of W
+  const Factors<T> update, hidden, state;
+};
+
+// ---------------------------------------------------------------------------------------- forward
+
+template <class T>
+struct ForwardLoop : Loop<T> {
+  using Base = Loop<T>;
+  using Base::cell, Base::chunk, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::two_phases,
+      Base::units, Base::views, Base::width;
+
+  ForwardLoop(const Shape& s, const Dropout& d, const Weights<T>& w, const Forward<T>& io, const Pool& pool)
+      : Base(s, d, pool), io(io),
+        recurrent(w.w_hh, s.gates(), s.hidden, s.width, true, pool),
+        projection(w.w_hr, s.projected(), s.width, s.hidden, true, pool),
+        seen{{views, s.batch, s.width}, {views, s.batch, s.width}},
+        operand(1, two_phases ? s.batch : 0, s.hidden) {
+    layer = {};
+    layer.shape = s, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
+    layer.gates = io.gates, layer.inner = io.inner;
+  }
+
+  void start(const Group& group) {
+    int64_t length = shape.steps;
+    for (int64_t b = group.begin; b < group.end; ++b) {
+      while (length > 0 && shape.rows(length - 1) <= b) --length;
+      for (int64_t block = 0; block < outputs; ++block) {
+        alignas(64) T h[width];
+        const int64_t unit = block * width, n = shape.width - unit;
+        store(h, load(io.h0 + b * shape.width + unit, n));
+        store(h + lanes<T>, load(io.h0 + b * shape.width + unit + lanes<T>, n - lanes<T>));
+        const int64_t first = shape.reverse ? length - 1 : 0;
+        for (int to = 0; to < 2; ++to) show(h, first, b, unit, to);
+      }
+    }
+  }
+
+  // seen[to] = d(h) as step t sees it.
+  void show(const T* h, int64_t t, int64_t b, int64_t unit, int to) {
+    for (int view = 0; view < views; ++view) {
+      alignas(64) T scratch[width];
+      const T* factor = hidden.at(t, b, view, unit, scratch);
+      T* row = seen[to].at(view, b) + unit;
+      for (int v = 0; v < width; v += lanes<T>) {
+        store(row + v, factor ? load(h + v) * load(factor + v) : load(h + v));
+      }
+    }
+  }
+
+  void publish(const T* h, int64_t s, int64_t t, int64_t b, int64_t unit) {
+    T* out = io.h + (shape.offset(t) + b) * shape.width + unit;
+    const int64_t n = shape.width - unit;
+    store(out, load(h), n);
+    store(out + lanes<T>, load(h + lanes<T>), n - lanes<T>);
+    const int64_t next = shape.reverse ? t - 1 : t + 1;
+    if (next >= 0 && next < shape.steps && b < shape.rows(next)) show(h, next, b, unit, (s + 1) & 1);
+  }
+
+  void task(const Group& group, int64_t phase, int64_t block) {
+    const bool second = two_phases && phase % 2 == 1;
+    const int64_t s = two_phases ? phase / 2 : phase, t = shape.reverse ? shape.steps - 1 - s : s;
+    const int64_t last = least(group.end, shape.rows(t));
+    const Operand<T>& view_of_h = seen[s & 1];
+    constexpr int64_t gate_stride = chunk * width;
+    alignas(64) T product[4 * gate_stride], h[width], scratch[2 * width];
+    for (int64_t begin = group.begin; begin < last; begin += chunk) {
+      const int64_t end = least(last, begin + chunk);
+      if (second && !paper) {
+        Base::rows_times(operand, 0, begin, end, 0, projection.at(0, block), projection.depth, product);
+        for (int64_t b = begin; b < end; ++b) publish(product + (b - begin) * width, s, t, b, block * width);
+        continue;
+      }
+      const int first_gate = second ? 2 : 0, gates = second ? 1 : paper ? 2 : shape.gates();
+      for (int gate = 0; gate < gates; ++gate) {
+        const int of = first_gate + gate;
+        Base::rows_times(second ? operand : view_of_h, second || views == 1 ? 0 : of, begin, end, 0,
+                         recurrent.at(of, block), recurrent.depth, product + gate * gate_stride);
+      }
+      for (int64_t b = begin; b < end; ++b) {
+        const Place<T> place = Base::place(t, b, block * width, scratch);
+        const T* row = product + (b - begin) * width;
+        if (paper && !second) {
+          cell.forward_gates(layer, place, row, gate_stride, view_of_h.at(views - 1, b) + place.unit, operand.at(0, b) + place.unit);
+        } else if (shape.projected()) {
+          cell.forward(layer, place, row, gate_stride, operand.at(0, b) + place.unit);
+        } else {
+          cell.forward(layer, place, row, gate_stride, h);
+          publish(h, s, t, b, place.unit);
+        }
+      }
+    }
+  }
+
+  // h_n and c_n: each row's last state.
+  void finish(const Group& group) {
+    int64_t length = shape.steps;
+    for (int64_t b = group.begin; b < group.end; ++b) {
+      while (length > 0 && shape.rows(length - 1) <= b) --length;
+      const int64_t at = shape.offset(shape.reverse ? 0 : length - 1) + b;
+      __builtin_memcpy(io.h_n + b * shape.width, io.h + at * shape.width, shape.width * sizeof(T));
+      if (io.c_n != nullptr) {
+        __builtin_memcpy(io.c_n + b * shape.hidden, io.inner + at * shape.hidden, shape.hidden * sizeof(T));
+      }
+    }
+  }
+
+  int64_t phases() const { return two_phases ? 2 * shape.steps : shape.steps; }
+  int64_t blocks_of(int64_t phase) const { return two_phases && phase % 2 == 1 ? outputs : units; }
+
+  const Forward<T>& io;
+  const Panels<T> recurrent, projection;
+  const Operand<T> seen[2], operand;
+  Layer<T> layer;
+};
+
+template <class T>
+void forward(const Shape& shape, const Dropout& dropout, const Weights<T>& weights, const Forward<T>& io, const Pool& pool) {
+  ForwardLoop<T> loop(shape, dropout, weights, io, pool);
+  in_parallel(pool, 1, [&](int64_t) { loop.start(Group{0, shape.batch, 1, nullptr, 0}); });
+  for_groups(shape, loop.blocks(), pool, [&](Group& group, int me) {
+    work(group, me, loop.phases(), [&](int64_t phase) { return loop.blocks_of(phase); },
+         [&](int64_t phase, int64_t block) { loop.task(group, phase, block); });
+  });
+  loop.finish(Group{0, shape.batch, 1, nullptr, 0});
+}
+
+// --------------------------------------------------------------------------------------- backward
+
+// Step q takes t against the recurrence. Its first phase ends what step q - 1 began: the product
+// with W_hh turns the gradients of the gates into that of h_prev, which is h of this step.
+template <class T>
+struct BackwardLoop : Loop<T> {
+  using Base = Loop<T>;
+  using Base::cell, Base::chunk, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::two_phases,
+      Base::units, Base::views, Base::width;
+
+  BackwardLoop(const Shape& s, const Dropout& d, const Weights<T>& w, const Backward<T>& io, const Pool& pool)
+      : Base(s, d, pool), io(io), direct(s.cell == Cell::gru || paper),
+        recurrent(w.w_hh, s.gates(), s.hidden, s.width, false, pool),
+        projection(w.w_hr, s.projected(), s.width, s.hidden, false, pool),
+        dp{{s.gates(), s.batch, s.hidden}, {s.gates(), s.batch, s.hidden}},
+        carry(1, s.batch, s.width), dc(1, s.batch, s.hidden),
+        dh(1, s.projected() ? s.batch : 0, s.width) {
+    layer = {};
+    layer.shape = s, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
+    layer.saved_gates = io.gates, layer.saved_inner = io.inner, layer.dy = io.dy;
+    layer.dgates = io.dgates, layer.dproduct = io.dproduct, layer.operand = io.operand;
+  }
+
+  void start(const Group& group) {
+    for (int64_t b = group.begin; b < group.end; ++b) {
+      fill(carry.at(0, b), io.dh_n, b, shape.width);
+      fill(dc.at(0, b), io.dc_n, b, shape.hidden);
+    }
+  }
+
+  static void fill(T* to, const T* from, int64_t b, int64_t n) {
+    if (from != nullptr) {
+      __builtin_memcpy(to, from + b * n, n * sizeof(T));
+    } else {
+      __builtin_memset(to, 0, n * sizeof(T));
+    }
+  }
+
+  int64_t time(int64_t q) const { return shape.reverse ? q : shape.steps - 1 - q; }
+
+  // The first phase's product: gradient of h_prev of step q - 1, for one chunk of its rows.
+  void through_the_product(int64_t q, int64_t block, int64_t begin, int64_t end) {
+    const int64_t t = time(q - 1), unit = block * width;
+    const int gates = paper ? 2 : shape.gates();
+    alignas(64) T product[4 * chunk * width], scratch[width];
+    for (int gate = 0; gate < gates; ++gate) {
+      const bool own = views > 1;
+      Base::rows_times(dp[(q - 1) & 1], gate, begin, end, 0, recurrent.at(gate, block), recurrent.depth,
+                       product + (own ? gate * chunk * width : 0), !own && gate > 0);
+    }
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t at = shape.offset(t) + b;
+      T* to = carry.at(0, b) + unit;
+      const Place<T> here{at, Base::previous(t, b), b, unit, nullptr, nullptr};
+      for (int view = 0; view < views; ++view) {
+        if (paper && view == 2) continue;  // the candidate's product has been in the second phase
+        const T* factor = hidden.at(t, b, view, unit, scratch);
+        const T* from = product + (view * chunk + b - begin) * width;
+        for (int v = 0; v < width; v += lanes<T>) {
+          const int64_t n = shape.width - unit - v;
+          if (n <= 0) break;
+          const Vec<T> d = factor ? load(from + v) * load(factor + v) : load(from + v);
+          store(to + v, view > 0 || direct ? load(to + v) + d : d);
+          if (io.seen == nullptr) continue;
+          const Vec<T> h_prev = previous_h(layer, here, unit + v, n);
+          T* seen = io.seen + (view * shape.offset(shape.steps) + at) * shape.width + unit + v;
+          store(seen, factor ? h_prev * load(factor + v) : h_prev, n);
+        }
+      }
+    }
+  }
+
+  void task(const Group& group, int64_t phase, int64_t block) {
+    const bool second = two_phases && phase % 2 == 1;
+    const int64_t q = two_phases ? phase / 2 : phase, unit = block * width;
+    const bool ended = q == shape.steps;
+    if (!second && q > 0) {
+      const int64_t last = least(group.end, shape.rows(time(q - 1)));
+      for (int64_t begin = group.begin; begin < last; begin += chunk) {
+        through_the_product(q, block, begin, least(last, begin + chunk));
+      }
+    }
+    if (ended) {
+      for (int64_t b = group.begin; b < group.end; ++b) {
+        if (!second) copy_out(io.dh0, carry, b, unit, shape.width);
+        if (io.dc0 != nullptr && (second || !two_phases)) copy_out(io.dc0, dc, b, unit, shape.hidden);
+      }
+      return;
+    }
+    const int64_t t = time(q), last = least(group.end, shape.rows(t));
+    if (!second) {
+      for (int64_t b = group.begin; b < last; ++b) first_phase(t, q, b, unit);
+      return;
+    }
+    alignas(64) T product[chunk * width], scratch[2 * width];
+    for (int64_t begin = group.begin; begin < last; begin += chunk) {
+      const int64_t end = least(last, begin + chunk);
+      const Panels<T>& panels = paper ? recurrent : projection;
+      Base::rows_times(paper ? dp[q & 1] : dh, paper ? 2 : 0, begin, end, 0,
+                       panels.at(paper ? 2 : 0, block), panels.depth, product);
+      for (int64_t b = begin; b < end; ++b) {
+        const T* row = product + (b - begin) * width;
+        if (paper) {
+          candidate(t, q, b, unit, row);
+        } else {
+          const Place<T> place = Base::place(t, b, unit, scratch);
+          cell.backward(layer, place, row, dp[q & 1].at(0, b) + unit, gate_stride(), nullptr, dc.at(0, b) + unit);
+        }
+      }
+    }
+  }
+
+  // dh of this step is whole now: the cell, or for a projected LSTM the way to its product.
+  void first_phase(int64_t t, int64_t q, int64_t b, int64_t unit) {
+    alignas(64) T whole[width], scratch[2 * width];
+    const int64_t at = shape.offset(t) + b;
+    T* carried = carry.at(0, b) + unit;
+    for (int v = 0; v < width; v += lanes<T>) {
+      const int64_t n = shape.width - unit - v;
+      if (n <= 0) break;
+      Vec<T> d = load(carried + v);
+      if (io.dy != nullptr) d += load(io.dy + at * shape.width + unit + v, n);
+      store(whole + v, d);
+      if (!shape.projected()) continue;
+      store(io.dh + at * shape.width + unit + v, d, n);
+      store(dh.at(0, b) + unit + v, d);
+    }
+    if (shape.projected()) return;
+    const Place<T> place = Base::place(t, b, unit, scratch);
+    cell.backward(layer, place, whole, dp[q & 1].at(0, b) + unit, gate_stride(), carried, dc.at(0, b) + unit);
+  }
+
+  // The paper's GRU: from the gradient of r * seen to r and to h_prev.
+  void candidate(int64_t t, int64_t q, int64_t b, int64_t unit, const T* doperand) {
+    alignas(64) T scratch[width];
+    const int64_t at = shape.offset(t) + b;
+    const T* factor = hidden.at(t, b, views - 1, unit, scratch);
+    const Place<T> place{at, Base::previous(t, b), b, unit, nullptr, nullptr};
+    cell.backward_gates(layer, place, doperand, factor, dp[q & 1].at(0, b) + unit, carry.at(0, b) + unit);
+  }
+
+  void copy_out(T* to, const Operand<T>& from, int64_t b, int64_t unit, int64_t units_in_all) {
+    const int64_t n = least(width, units_in_all - unit);
+    if (n > 0) __builtin_memcpy(to + b * units_in_all + unit, from.at(0, b) + unit, n * sizeof(T));
+  }
+
+  int64_t gate_stride() const { return dp[0].at(1, 0) - dp[0].at(0, 0); }
+  int64_t phases() const { return (two_phases ? 2 : 1) * (shape.steps + 1); }
+  int64_t blocks_of(int64_t phase) const { return two_phases && phase % 2 == 1 ? units : outputs; }
+
+  const Backward<T>& io;
+  const bool direct;
+  const Panels<T> recurrent, projection;
+  const Operand<T> dp[2], carry, dc, dh;
+  Layer<T> layer;
+};
+
+template <class T>
+void backward(const Shape& shape, const Dropout& dropout, const Weights<T>& weights, const Backward<T>& io, const Pool& pool) {
+  BackwardLoop<T> loop(shape, dropout, weights, io, pool);
+  loop.start(Group{0, shape.batch, 1, nullptr, 0});
+  for_groups(shape, loop.blocks(), pool, [&](Group& group, int me) {
+    work(group, me, loop.phases(), [&](int64_t phase) { return loop.blocks_of(phase); },
+         [&](int64_t phase, int64_t block) { loop.task(group, phase, block); });
+  });
+}
+
+template <class T>
+void nonlinearity(int which, const T* x, T* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += lanes<T>) {
+    const Vec<T> v = load(x + i, n - i);
+    store(y + i, which == 0 ? sigmoid<T>(v) : tanh<T>(v), n - i);
+  }
+}
