@@ -58,25 +58,25 @@ RECDROP_INLINE Vec<T> sigmoid_slope(Vec<T> y) {
   return y * (T(1) - y);
 }
 
-// A cell's forward takes `product` [gates, panel_width] (what W_hh made of the state, gate_stride
-// apart) and returns its h in `h`; its backward takes dh and writes gradients of the gates into the
-// layer's arrays and, for the next product, into `dp` (gate_stride apart); `carry` [panel_width]
-// takes the part of dh_prev that does not pass through the product, `dc` is the gradient of c.
+// A cell's forward takes `x` [gates, panel_width], the input projection plus what W_hh made of the
+// state, gate_stride apart, and `state` [panel_width], the LSTM's c or a GRU's h of the step before,
+// which it brings up to date; it returns its h in `h`. Its backward takes dh and leaves the gradients
+// of the gates in `dp`, gate_stride apart; `carry` [panel_width] takes the part of dh_prev that does
+// not pass through the product, `dc` is the gradient of c. Cells write to the layer's arrays what
+// they do not read there: rows of equal addresses modulo a page, as they are for many H, would make
+// each row's loads wait for the stores of the row before.
 
 template <class T, Activation f>
 struct Rnn {
-  static void forward(const Layer<T>& l, const Place<T>& p, const T* product, int64_t, T* h) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      T* x = gate_of(l, l.gates, p.at, 0, unit);
-      const Vec<T> y = activate<T, f>(load(x, n) + load(product + v));  // Eq. 1
-      store(h + v, y);
+  static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t, T*, T* h) {
+    for_vectors(l, p, [&](int64_t v, int64_t, int64_t) {
+      store(h + v, activate<T, f>(load(x + v)));  // Eq. 1
     });
   }
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh, T* dp, int64_t, T*, T*) {
     for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
       const Vec<T> y = load(gate_of(l, l.h, p.at, 0, unit), n);
       const Vec<T> dx = load(dh + v) * slope<T, f>(y);
-      store(gate_of(l, l.dgates, p.at, 0, unit), dx, n);
       store(dp + v, dx);
     });
   }
@@ -84,24 +84,17 @@ struct Rnn {
 
 template <class T, Activation f, bool on_update, bool on_state>
 struct Lstm {
-  static RECDROP_INLINE Vec<T> previous_c(const Layer<T>& l, const Place<T>& p, const T* inner, int64_t unit, int64_t n) {
-    const int64_t hidden = l.shape.hidden;
-    return load((p.previous < 0 ? l.c0 + p.b * hidden : inner + p.previous * hidden) + unit, n);
-  }
-
-  static void forward(const Layer<T>& l, const Place<T>& p, const T* product, int64_t gate_stride, T* h) {
+  static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t gate_stride, T* state, T* h) {
     for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      T* x[4];
-      for (int g = 0; g < 4; ++g) x[g] = gate_of(l, l.gates, p.at, g, unit);
-      const Vec<T> c_prev = previous_c(l, p, l.inner, unit, n);
-      const Vec<T> i = sigmoid<T>(load(x[0], n) + load(product + v));  // Eq. 4
-      const Vec<T> f_gate = sigmoid<T>(load(x[1], n) + load(product + gate_stride + v));
-      const Vec<T> g = activate<T, f>(load(x[2], n) + load(product + 2 * gate_stride + v));
-      const Vec<T> o = sigmoid<T>(load(x[3], n) + load(product + 3 * gate_stride + v));
+      const Vec<T> i = sigmoid<T>(load(x + v)), f_gate = sigmoid<T>(load(x + gate_stride + v));  // Eq. 4
+      const Vec<T> g = activate<T, f>(load(x + 2 * gate_stride + v));
+      const Vec<T> o = sigmoid<T>(load(x + 3 * gate_stride + v));
       const Vec<T> update = drop<on_update>(g, p.update + v);  // Eq. 9, this paper
-      const Vec<T> c = drop<on_state>(f_gate * c_prev + i * update, p.state + v);  // Eqs. 5, 8
-      store(x[0], i, n), store(x[1], f_gate, n), store(x[2], g, n), store(x[3], o, n);
+      const Vec<T> c = drop<on_state>(f_gate * load(state + v) + i * update, p.state + v);  // Eqs. 5, 8
+      const Vec<T> y[4] = {i, f_gate, g, o};
+      for (int gate = 0; gate < 4; ++gate) store(gate_of(l, l.gates, p.at, gate, unit), y[gate], n);
       store(l.inner + p.at * l.shape.hidden + unit, c, n);
+      store(state + v, c);
       store(h + v, o * activate<T, f>(c));  // Eq. 6
     });
   }
@@ -112,17 +105,15 @@ struct Lstm {
       for (int g = 0; g < 4; ++g) y[g] = load(gate_of(l, l.saved_gates, p.at, g, unit), n);
       const Vec<T> i = y[0], f_gate = y[1], g = y[2], o = y[3];
       const Vec<T> c = load(l.saved_inner + p.at * l.shape.hidden + unit, n);
-      const Vec<T> c_prev = previous_c(l, p, l.saved_inner, unit, n);
+      const int64_t hidden = l.shape.hidden;
+      const Vec<T> c_prev = load((p.previous < 0 ? l.c0 + p.b * hidden : l.saved_inner + p.previous * hidden) + unit, n);
       const Vec<T> fc = activate<T, f>(c), update = drop<on_update>(g, p.update + v);
       const Vec<T> dh = load(dh_ + v);
       const Vec<T> dc = drop<on_state>(load(dc_ + v) + dh * o * slope<T, f>(fc), p.state + v);
       const Vec<T> dx[4] = {
           dc * update * sigmoid_slope<T>(i), dc * c_prev * sigmoid_slope<T>(f_gate),
           drop<on_update>(dc * i, p.update + v) * slope<T, f>(g), dh * fc * sigmoid_slope<T>(o)};
-      for (int gate = 0; gate < 4; ++gate) {
-        store(gate_of(l, l.dgates, p.at, gate, unit), dx[gate], n);
-        store(dp + gate * gate_stride + v, dx[gate]);
-      }
+      for (int gate = 0; gate < 4; ++gate) store(dp + gate * gate_stride + v, dx[gate]);
       store(dc_ + v, dc * f_gate);
       if (l.operand != nullptr) store(l.operand + p.at * l.shape.hidden + unit, o * fc, n);
     });
@@ -132,20 +123,19 @@ struct Lstm {
 // torch's GRU: reset after the product, z holds the old value.
 template <class T, Activation f, bool on_update, bool on_state>
 struct Gru {
-  static void forward(const Layer<T>& l, const Place<T>& p, const T* product, int64_t gate_stride, T* h) {
+  static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t gate_stride, T* state, T* h) {
     for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      T* x[3];
-      for (int g = 0; g < 3; ++g) x[g] = gate_of(l, l.gates, p.at, g, unit);
-      const Vec<T> r = sigmoid<T>(load(x[0], n) + load(product + v));
-      const Vec<T> z = sigmoid<T>(load(x[1], n) + load(product + gate_stride + v));
-      Vec<T> inner = load(product + 2 * gate_stride + v);
+      const Vec<T> r = sigmoid<T>(load(x + v)), z = sigmoid<T>(load(x + gate_stride + v));
+      Vec<T> inner = load(x + 2 * gate_stride + v);  // of the candidate, the product alone
       if (l.weights.b_hn != nullptr) inner += load(l.weights.b_hn + unit, n);
-      const Vec<T> g = activate<T, f>(load(x[2], n) + r * inner);
+      T* y = gate_of(l, l.gates, p.at, 0, unit);
+      const Vec<T> g = activate<T, f>(load(y + 2 * l.shape.hidden, n) + r * inner);
       const Vec<T> update = drop<on_update>(g, p.update + v);
-      const Vec<T> h_prev = previous_h(l, p, unit, n);
-      store(x[0], r, n), store(x[1], z, n), store(x[2], g, n);
+      const Vec<T> h_t = drop<on_state>((T(1) - z) * update + z * load(state + v), p.state + v);
+      store(y, r, n), store(y + l.shape.hidden, z, n), store(y + 2 * l.shape.hidden, g, n);
       store(l.inner + p.at * l.shape.hidden + unit, inner, n);
-      store(h + v, drop<on_state>((T(1) - z) * update + z * h_prev, p.state + v));
+      store(state + v, h_t);
+      store(h + v, h_t);
     });
   }
 
@@ -160,12 +150,8 @@ struct Gru {
       const Vec<T> dg = drop<on_update>(dh * (T(1) - z), p.update + v) * slope<T, f>(g);
       const Vec<T> dz = dh * (h_prev - update) * sigmoid_slope<T>(z);
       const Vec<T> dr = dg * inner * sigmoid_slope<T>(r), dinner = dg * r;
-      const Vec<T> dx[3] = {dr, dz, dg}, through[3] = {dr, dz, dinner};
-      for (int gate = 0; gate < 3; ++gate) {
-        store(gate_of(l, l.dgates, p.at, gate, unit), dx[gate], n);
-        store(gate_of(l, l.dproduct, p.at, gate, unit), through[gate], n);
-        store(dp + gate * gate_stride + v, through[gate]);
-      }
+      const Vec<T> dx[4] = {dr, dz, dinner, dg};
+      for (int gate = 0; gate < 4; ++gate) store(dp + gate * gate_stride + v, dx[gate]);
       store(carry + v, dh * z);
     });
   }
@@ -176,25 +162,24 @@ struct Gru {
 template <class T, Activation f, bool on_update, bool on_state>
 struct GruPaper {
   // seen [panel_width]: d(h_prev) of the candidate; writes r * seen.
-  static void forward_gates(const Layer<T>& l, const Place<T>& p, const T* product, int64_t gate_stride, const T* seen, T* operand) {
+  static void forward_gates(const Layer<T>& l, const Place<T>& p, const T* x, int64_t gate_stride, const T* seen, T* operand) {
     for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      T *x_r = gate_of(l, l.gates, p.at, 0, unit), *x_z = gate_of(l, l.gates, p.at, 1, unit);
-      const Vec<T> r = sigmoid<T>(load(x_r, n) + load(product + v));  // Eq. 10
-      store(x_r, r, n);
-      store(x_z, sigmoid<T>(load(x_z, n) + load(product + gate_stride + v)), n);
+      const Vec<T> r = sigmoid<T>(load(x + v)), z = sigmoid<T>(load(x + gate_stride + v));  // Eq. 10
+      store(gate_of(l, l.gates, p.at, 0, unit), r, n);
+      store(gate_of(l, l.gates, p.at, 1, unit), z, n);
       store(operand + v, r * load(seen + v));
     });
   }
 
-  static void forward(const Layer<T>& l, const Place<T>& p, const T* product, int64_t, T* h) {
+  static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t, T* state, T* h) {
     for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      T* x = gate_of(l, l.gates, p.at, 2, unit);
-      const Vec<T> z = load(gate_of(l, l.gates, p.at, 1, unit), n);
-      const Vec<T> g = activate<T, f>(load(x, n) + load(product + v));  // Eq. 11
-      const Vec<T> h_prev = previous_h(l, p, unit, n);
-      store(x, g, n);
+      const Vec<T> z = load(gate_of(l, l.gates, p.at, 1, unit), n), h_prev = load(state + v);
+      const Vec<T> g = activate<T, f>(load(x + v));  // Eq. 11
       const Vec<T> update = drop<on_update>(g, p.update + v);  // Eq. 13
-      store(h + v, drop<on_state>((T(1) - z) * h_prev + z * update, p.state + v));  // Eq. 12
+      const Vec<T> h_t = drop<on_state>((T(1) - z) * h_prev + z * update, p.state + v);  // Eq. 12
+      store(gate_of(l, l.gates, p.at, 2, unit), g, n);
+      store(state + v, h_t);
+      store(h + v, h_t);
     });
   }
 
@@ -207,8 +192,6 @@ struct GruPaper {
       const Vec<T> dh = drop<on_state>(load(dh_ + v), p.state + v);
       const Vec<T> dg = drop<on_update>(dh * z, p.update + v) * slope<T, f>(g);
       const Vec<T> dz = dh * (update - h_prev) * sigmoid_slope<T>(z);
-      store(gate_of(l, l.dgates, p.at, 1, unit), dz, n);
-      store(gate_of(l, l.dgates, p.at, 2, unit), dg, n);
       store(dp + gate_stride + v, dz);
       store(dp + 2 * gate_stride + v, dg);
       store(carry + v, dh * (T(1) - z));
@@ -222,7 +205,6 @@ struct GruPaper {
       const Vec<T> factor = seen_factor != nullptr ? load(seen_factor + v) : splat<T>(1);
       const Vec<T> seen = previous_h(l, p, unit, n) * factor;
       const Vec<T> dr = d * seen * sigmoid_slope<T>(r);
-      store(gate_of(l, l.dgates, p.at, 0, unit), dr, n);
       store(dp + v, dr);
       store(carry + v, load(carry + v) + d * r * factor);
       store(l.operand + p.at * l.shape.hidden + unit, r * seen, n);

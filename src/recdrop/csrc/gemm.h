@@ -27,11 +27,12 @@ RECDROP_INLINE void unrolled(F&& f) {
 #define RECDROP_UNROLLED(i, n, ...) \
   unrolled<n>([&](auto i##_) __attribute__((always_inline)) { constexpr int i = decltype(i##_)::value; __VA_ARGS__; })
 
-// out [rows, panel_width] (+)= a [rows, K] * panel. `a` is row-major, or where `columns` is set
-// column-major with tile_rows values to a column. Few rows take several sums side by side, since one
-// sum would wait for itself.
+// out [rows, panel_width] = a [rows, K] * panel + add [rows, panel_width], if there is any. `a` is
+// row-major, or where `columns` is set column-major with tile_rows values to a column. Few rows take
+// several sums side by side, since one sum would wait for itself.
 template <class T, int rows, bool columns>
-void small_product(const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, bool accumulate) {
+void small_product(
+    const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, const T* add, int64_t add_stride) {
   constexpr int chains = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
   constexpr int L = lanes<T>;
   Vec<T> sum[chains][rows][2];
@@ -56,17 +57,19 @@ void small_product(const T* a, int64_t a_stride, const T* panel, int64_t k, T* o
     Vec<T> low = sum[0][i][0], high = sum[0][i][1];
     for (int c = 1; c < chains; ++c) low += sum[c][i][0], high += sum[c][i][1];
     T* to = out + i * out_stride;
-    if (accumulate) low += load(to), high += load(to + L);
+    if (add != nullptr) low += load(add + i * add_stride), high += load(add + i * add_stride + L);
     store(to, low);
     store(to + L, high);
   });
 }
 
 template <class T, bool columns>
-void tile_product(int rows, const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, bool accumulate) {
+void tile_product(
+    int rows, const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, const T* add = nullptr,
+    int64_t add_stride = 0) {
   switch (rows) {
 #define RECDROP_ROWS(n) \
-  case n: return small_product<T, n, columns>(a, a_stride, panel, k, out, out_stride, accumulate);
+  case n: return small_product<T, n, columns>(a, a_stride, panel, k, out, out_stride, add, add_stride);
     RECDROP_ROWS(1) RECDROP_ROWS(2) RECDROP_ROWS(3) RECDROP_ROWS(4) RECDROP_ROWS(5) RECDROP_ROWS(6)
 #if RECDROP_VECTOR_BYTES == 64
     RECDROP_ROWS(7) RECDROP_ROWS(8)
@@ -206,10 +209,11 @@ void product(
           const bool whole = valid >= width && (add || bias == nullptr);
           T* target = whole ? to : edge;
           const int64_t target_stride = whole ? out.row_stride : width;
+          const T* so_far = whole && add ? to : nullptr;
           if (columns) {
-            tile_product<T, true>(count, tile, 0, from_panel, k, target, target_stride, whole && add);
+            tile_product<T, true>(count, tile, 0, from_panel, k, target, target_stride, so_far, target_stride);
           } else {
-            tile_product<T, false>(count, tile, stride, from_panel, k, target, target_stride, whole && add);
+            tile_product<T, false>(count, tile, stride, from_panel, k, target, target_stride, so_far, target_stride);
           }
           if (whole) return;
           for (int i = 0; i < count; ++i) {

@@ -170,7 +170,7 @@ class Operand {
 
 template <class T>
 struct CellFunctions {
-  void (*forward)(const Layer<T>&, const Place<T>&, const T*, int64_t, T*);
+  void (*forward)(const Layer<T>&, const Place<T>&, const T*, int64_t, T*, T*);
   void (*backward)(const Layer<T>&, const Place<T>&, const T*, T*, int64_t, T*, T*);
   void (*forward_gates)(const Layer<T>&, const Place<T>&, const T*, int64_t, const T*, T*);
   void (*backward_gates)(const Layer<T>&, const Place<T>&, const T*, const T*, T*, T*);
@@ -233,12 +233,25 @@ struct Loop {
             update.at(t, b, 0, unit, scratch), state.at(t, b, 0, unit, scratch + width)};
   }
 
-  // Rows [begin, end) of `a` (one view) times a panel, to out [end - begin, width].
-  static void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, int64_t first_column,
-                         const T* panel, int64_t depth, T* out, bool accumulate = false) {
+  // Asks for a block's lines of rows [begin, end) of step t in an [N, row_width] array. The rows of
+  // one block lie far apart, where no hardware looks ahead: without this the cell waits for memory.
+  // Inlined by force: GCC takes a function that only prefetches for one without effect.
+  template <int write>
+  RECDROP_INLINE void expect(const T* array, int64_t row_width, int64_t column, int64_t t, int64_t begin, int64_t end) const {
+    if (array == nullptr) return;
+    const T* p = array + (shape.offset(t) + begin) * row_width + column;
+    for (int64_t b = begin; b < end; ++b, p += row_width) {
+      for (int i = 0; i < width; i += 64 / sizeof(T)) __builtin_prefetch(p + i, write, 3);
+    }
+  }
+
+  // Rows [begin, end) of `a` (one view) times a panel, plus `add` if there is any: to out
+  // [end - begin, width].
+  static void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, const T* panel, int64_t depth,
+                         T* out, const T* add = nullptr, int64_t add_stride = 0) {
     for_tiles(end - begin, [&](int64_t, int64_t at, int count) {
-      tile_product<T, false>(
-          count, a.at(view, begin + at) + first_column, a.stride, panel, depth, out + at * width, width, accumulate);
+      tile_product<T, false>(count, a.at(view, begin + at), a.stride, panel, depth, out + at * width, width,
+                             add ? add + at * add_stride : nullptr, add_stride);
     });
   }
 
@@ -263,7 +276,7 @@ struct ForwardLoop : Loop<T> {
         recurrent(w.w_hh, s.gates(), s.hidden, s.width, true, pool),
         projection(w.w_hr, s.projected(), s.width, s.hidden, true, pool),
         seen{{views, s.batch, s.width}, {views, s.batch, s.width}},
-        operand(1, two_phases ? s.batch : 0, s.hidden) {
+        operand(1, two_phases ? s.batch : 0, s.hidden), state(1, s.batch, s.hidden) {
     layer = {};
     layer.shape = s, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
     layer.gates = io.gates, layer.inner = io.inner;
@@ -281,6 +294,8 @@ struct ForwardLoop : Loop<T> {
         const int64_t first = shape.reverse ? length - 1 : 0;
         for (int to = 0; to < 2; ++to) show(h, first, b, unit, to);
       }
+      const T* state_0 = shape.cell == Cell::lstm ? io.c0 : io.h0;
+      __builtin_memcpy(state.at(0, b), state_0 + b * shape.hidden, shape.hidden * sizeof(T));
     }
   }
 
@@ -311,32 +326,51 @@ struct ForwardLoop : Loop<T> {
     const int64_t last = least(group.end, shape.rows(t));
     const Operand<T>& view_of_h = seen[s & 1];
     constexpr int64_t gate_stride = chunk * width;
-    alignas(64) T product[4 * gate_stride], h[width], scratch[2 * width];
+    alignas(64) T x[4 * gate_stride], h[width], scratch[2 * width];
     for (int64_t begin = group.begin; begin < last; begin += chunk) {
       const int64_t end = least(last, begin + chunk);
       if (second && !paper) {
-        Base::rows_times(operand, 0, begin, end, 0, projection.at(0, block), projection.depth, product);
-        for (int64_t b = begin; b < end; ++b) publish(product + (b - begin) * width, s, t, b, block * width);
+        Base::rows_times(operand, 0, begin, end, projection.at(0, block), projection.depth, x);
+        for (int64_t b = begin; b < end; ++b) publish(x + (b - begin) * width, s, t, b, block * width);
         continue;
       }
+      Base::template expect<1>(io.h, shape.width, block * width, t, begin, end);
+      Base::template expect<1>(io.inner, shape.hidden, block * width, t, begin, end);
       const int first_gate = second ? 2 : 0, gates = second ? 1 : paper ? 2 : shape.gates();
       for (int gate = 0; gate < gates; ++gate) {
-        const int of = first_gate + gate;
-        Base::rows_times(second ? operand : view_of_h, second || views == 1 ? 0 : of, begin, end, 0,
-                         recurrent.at(of, block), recurrent.depth, product + gate * gate_stride);
+        const bool alone = shape.cell == Cell::gru && gate == 2;  // r comes between its two terms
+        const int view = second || views == 1 ? 0 : gate;
+        pre_activation(second ? operand : view_of_h, view, first_gate + gate, block, t, begin, end, !alone,
+                       x + gate * gate_stride);
       }
       for (int64_t b = begin; b < end; ++b) {
         const Place<T> place = Base::place(t, b, block * width, scratch);
-        const T* row = product + (b - begin) * width;
+        const T* row = x + (b - begin) * width;
+        T* state_of_row = state.at(0, b) + place.unit;
         if (paper && !second) {
           cell.forward_gates(layer, place, row, gate_stride, view_of_h.at(views - 1, b) + place.unit, operand.at(0, b) + place.unit);
         } else if (shape.projected()) {
-          cell.forward(layer, place, row, gate_stride, operand.at(0, b) + place.unit);
+          cell.forward(layer, place, row, gate_stride, state_of_row, operand.at(0, b) + place.unit);
         } else {
-          cell.forward(layer, place, row, gate_stride, h);
+          cell.forward(layer, place, row, gate_stride, state_of_row, h);
           publish(h, s, t, b, place.unit);
         }
       }
+    }
+  }
+
+  // One gate of one block: W_hh times what it sees, plus the input projection unless without.
+  void pre_activation(const Operand<T>& seen_by_gate, int view, int gate, int64_t block, int64_t t, int64_t begin,
+                      int64_t end, bool with_input, T* x) const {
+    const int64_t stride = shape.gates() * shape.hidden, unit = block * width, n = shape.hidden - unit;
+    const T* input = gate_of(layer, layer.gates, shape.offset(t) + begin, gate, unit);
+    Base::template expect<1>(io.gates, stride, gate * shape.hidden + unit, t, begin, end);
+    const bool whole = with_input && n >= width;  // else the last rows' end is the array's
+    Base::rows_times(seen_by_gate, view, begin, end, recurrent.at(gate, block), recurrent.depth, x,
+                     whole ? input : nullptr, stride);
+    if (whole || !with_input) return;
+    for (int64_t b = begin; b < end; ++b, x += width, input += stride) {
+      for (int64_t i = 0; i < n; ++i) x[i] += input[i];
     }
   }
 
@@ -358,7 +392,7 @@ struct ForwardLoop : Loop<T> {
 
   const Forward<T>& io;
   const Panels<T> recurrent, projection;
-  const Operand<T> seen[2], operand;
+  const Operand<T> seen[2], operand, state;
   Layer<T> layer;
 };
 
@@ -387,7 +421,7 @@ struct BackwardLoop : Loop<T> {
       : Base(s, d, pool), io(io), direct(s.cell == Cell::gru || paper),
         recurrent(w.w_hh, s.gates(), s.hidden, s.width, false, pool),
         projection(w.w_hr, s.projected(), s.width, s.hidden, false, pool),
-        dp{{s.gates(), s.batch, s.hidden}, {s.gates(), s.batch, s.hidden}},
+        dp{{4, s.batch, s.hidden}, {4, s.batch, s.hidden}},
         carry(1, s.batch, s.width), dc(1, s.batch, s.hidden),
         dh(1, s.projected() ? s.batch : 0, s.width) {
     layer = {};
@@ -419,9 +453,9 @@ struct BackwardLoop : Loop<T> {
     const int gates = paper ? 2 : shape.gates();
     alignas(64) T product[4 * chunk * width], scratch[width];
     for (int gate = 0; gate < gates; ++gate) {
-      const bool own = views > 1;
-      Base::rows_times(dp[(q - 1) & 1], gate, begin, end, 0, recurrent.at(gate, block), recurrent.depth,
-                       product + (own ? gate * chunk * width : 0), !own && gate > 0);
+      const bool own = views > 1;  // each gate's mask before their sum
+      Base::rows_times(dp[(q - 1) & 1], gate, begin, end, recurrent.at(gate, block), recurrent.depth,
+                       product + (own ? gate * chunk * width : 0), own || gate == 0 ? nullptr : product, width);
     }
     for (int64_t b = begin; b < end; ++b) {
       const int64_t at = shape.offset(t) + b;
@@ -449,6 +483,16 @@ struct BackwardLoop : Loop<T> {
     const bool second = two_phases && phase % 2 == 1;
     const int64_t q = two_phases ? phase / 2 : phase, unit = block * width;
     const bool ended = q == shape.steps;
+    if (!ended && (!two_phases || second)) {
+      const int64_t t = time(q), last = least(group.end, shape.rows(t)), row_width = shape.gates() * shape.hidden;
+      for (int gate = 0; gate < shape.gates(); ++gate) {
+        Base::template expect<0>(io.gates, row_width, gate * shape.hidden + unit, t, group.begin, last);
+        Base::template expect<1>(io.dgates, row_width, gate * shape.hidden + unit, t, group.begin, last);
+        Base::template expect<1>(io.dproduct, row_width, gate * shape.hidden + unit, t, group.begin, last);
+      }
+      Base::template expect<0>(io.inner, shape.hidden, unit, t, group.begin, last);
+      Base::template expect<0>(io.dy, shape.width, unit, t, group.begin, last);
+    }
     if (!second && q > 0) {
       const int64_t last = least(group.end, shape.rows(time(q - 1)));
       for (int64_t begin = group.begin; begin < last; begin += chunk) {
@@ -465,13 +509,14 @@ struct BackwardLoop : Loop<T> {
     const int64_t t = time(q), last = least(group.end, shape.rows(t));
     if (!second) {
       for (int64_t b = group.begin; b < last; ++b) first_phase(t, q, b, unit);
+      if (!two_phases) record(t, q, group.begin, last, unit);
       return;
     }
     alignas(64) T product[chunk * width], scratch[2 * width];
     for (int64_t begin = group.begin; begin < last; begin += chunk) {
       const int64_t end = least(last, begin + chunk);
       const Panels<T>& panels = paper ? recurrent : projection;
-      Base::rows_times(paper ? dp[q & 1] : dh, paper ? 2 : 0, begin, end, 0,
+      Base::rows_times(paper ? dp[q & 1] : dh, paper ? 2 : 0, begin, end,
                        panels.at(paper ? 2 : 0, block), panels.depth, product);
       for (int64_t b = begin; b < end; ++b) {
         const T* row = product + (b - begin) * width;
@@ -483,6 +528,25 @@ struct BackwardLoop : Loop<T> {
         }
       }
     }
+    record(t, q, group.begin, last, unit);
+  }
+
+  // The gradients of the gates, from where the next product finds them to where they are returned.
+  void record(int64_t t, int64_t q, int64_t begin, int64_t end, int64_t unit) {
+    const int64_t n = shape.hidden - unit;
+    for (int gate = 0; gate < shape.gates(); ++gate) {
+      const bool alone = shape.cell == Cell::gru && gate == 2;
+      for (int64_t b = begin; b < end; ++b) {
+        const int64_t at = shape.offset(t) + b;
+        put(gate_of(layer, io.dgates, at, gate, unit), dp[q & 1].at(alone ? 3 : gate, b) + unit, n);
+        if (io.dproduct != nullptr) put(gate_of(layer, io.dproduct, at, gate, unit), dp[q & 1].at(gate, b) + unit, n);
+      }
+    }
+  }
+
+  static RECDROP_INLINE void put(T* to, const T* from, int64_t n) {
+    store(to, load(from), n);
+    store(to + lanes<T>, load(from + lanes<T>), n - lanes<T>);
   }
 
   // dh of this step is whole now: the cell, or for a projected LSTM the way to its product.

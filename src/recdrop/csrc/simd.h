@@ -71,7 +71,7 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr float round = 0x1.8p23f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-  static constexpr int mantissa = 23, bias = 127, terms = 8;
+  static constexpr int mantissa = 23, bias = 127, terms = 7;
   static constexpr float least = -87.0f, most = 88.0f;
 };
 template <>
