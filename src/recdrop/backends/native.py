@@ -185,7 +185,10 @@ def _scan_backward(*args: Any) -> Gradients:
         _product(d.w_hr, whole_dh.t(), operand)
     if at.b_ih is not None:
         torch.sum(dgates, 0, out=d.b_ih)
-        torch.sum(through, 0, out=d.b_hh)
+        if through is dgates:
+            d.b_hh.copy_(d.b_ih)
+        else:
+            torch.sum(through, 0, out=d.b_hh)
     return d
 
 
@@ -211,7 +214,8 @@ def _weight_gradient(
         before, last = slice(0, -batch), slice(-batch, None)
         start, others, shifted = (last, before, rest) if how.reverse else (first, rest, before)
         _product(dw_hh[rows], through[others, rows].t(), h[shifted])
-        _product(dw_hh[rows], through[start, rows].t(), at.h0, accumulate=True)
+        if at.h0.any():
+            _product(dw_hh[rows], through[start, rows].t(), at.h0, accumulate=True)
     elif how.tied:
         _product(dw_hh[rows], through[:, rows].t(), seen)
     else:

@@ -23,9 +23,9 @@ struct Place {
 };
 
 template <class T>
-RECDROP_INLINE Vec<T> previous_h(const Layer<T>& l, const Place<T>& p, int64_t unit, int64_t n) {
+RECDROP_INLINE Block<T> previous_h(const Layer<T>& l, const Place<T>& p, int64_t n) {
   const int64_t width = l.shape.width;
-  return load((p.previous < 0 ? l.h0 + p.b * width : l.h + p.previous * width) + unit, n);
+  return load_block((p.previous < 0 ? l.h0 + p.b * width : l.h + p.previous * width) + p.unit, n);
 }
 
 // Gate number `gate` at this place, in an [N, gates * H] array.
@@ -38,24 +38,10 @@ RECDROP_INLINE const T* gate_of(const Layer<T>& l, const T* array, int64_t at, i
   return array + (at * l.shape.gates() + gate) * l.shape.hidden + unit;
 }
 
-// A block's vectors: calls f(offset in the block, first unit, how many units are left).
-template <class T, class F>
-RECDROP_INLINE void for_vectors(const Layer<T>& l, const Place<T>& p, F&& f) {
-  for (int half = 0; half < 2; ++half) {
-    const int64_t unit = p.unit + half * lanes<T>, n = l.shape.hidden - unit;
-    if (n > 0) f(half * lanes<T>, unit, n);
-  }
-}
-
 template <bool acts, class T>
-RECDROP_INLINE Vec<T> drop(Vec<T> x, const T* factors) {
-  if constexpr (acts) return x * load(factors);
+RECDROP_INLINE Block<T> drop(const Block<T>& x, const T* factors) {
+  if constexpr (acts) return x * load_block(factors);
   return x;
-}
-
-template <class T>
-RECDROP_INLINE Vec<T> sigmoid_slope(Vec<T> y) {
-  return y * (T(1) - y);
 }
 
 // A cell's forward takes `x` [gates, panel_width], the input projection plus what W_hh made of the
@@ -68,55 +54,50 @@ RECDROP_INLINE Vec<T> sigmoid_slope(Vec<T> y) {
 
 template <class T, Activation f>
 struct Rnn {
-  static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t, T*, T* h) {
-    for_vectors(l, p, [&](int64_t v, int64_t, int64_t) {
-      store(h + v, activate<T, f>(load(x + v)));  // Eq. 1
-    });
+  static void forward(const Layer<T>&, const Place<T>&, const T* x, int64_t, T*, T* h) {
+    store_block(h, activate<T, f>(load_block(x)));  // Eq. 1
   }
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh, T* dp, int64_t, T*, T*) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      const Vec<T> y = load(gate_of(l, l.h, p.at, 0, unit), n);
-      const Vec<T> dx = load(dh + v) * slope<T, f>(y);
-      store(dp + v, dx);
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    const Block<T> y = load_block(gate_of(l, l.h, p.at, 0, unit), n);
+    const Block<T> dx = load_block(dh) * slope<T, f>(y);
+    store_block(dp, dx);
   }
 };
 
 template <class T, Activation f, bool on_update, bool on_state>
 struct Lstm {
   static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t gate_stride, T* state, T* h) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      const Vec<T> i = sigmoid<T>(load(x + v)), f_gate = sigmoid<T>(load(x + gate_stride + v));  // Eq. 4
-      const Vec<T> g = activate<T, f>(load(x + 2 * gate_stride + v));
-      const Vec<T> o = sigmoid<T>(load(x + 3 * gate_stride + v));
-      const Vec<T> update = drop<on_update>(g, p.update + v);  // Eq. 9, this paper
-      const Vec<T> c = drop<on_state>(f_gate * load(state + v) + i * update, p.state + v);  // Eqs. 5, 8
-      const Vec<T> y[4] = {i, f_gate, g, o};
-      for (int gate = 0; gate < 4; ++gate) store(gate_of(l, l.gates, p.at, gate, unit), y[gate], n);
-      store(l.inner + p.at * l.shape.hidden + unit, c, n);
-      store(state + v, c);
-      store(h + v, o * activate<T, f>(c));  // Eq. 6
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    Block<T> i = load_block(x), f_gate = load_block(x + gate_stride);
+    Block<T> g = load_block(x + 2 * gate_stride), o = load_block(x + 3 * gate_stride);
+    lstm_gates<T, f>(i, f_gate, g, o);  // Eq. 4
+    const Block<T> update = drop<on_update>(g, p.update);  // Eq. 9, this paper
+    const Block<T> c = drop<on_state>(f_gate * load_block(state) + i * update, p.state);  // Eqs. 5, 8
+    const Block<T> y[4] = {i, f_gate, g, o};
+    for (int gate = 0; gate < 4; ++gate) store_block(gate_of(l, l.gates, p.at, gate, unit), y[gate], n);
+    store_block(l.inner + p.at * l.shape.hidden + unit, c, n);
+    store_block(state, c);
+    store_block(h, o * activate<T, f>(c));  // Eq. 6
   }
 
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh_, T* dp, int64_t gate_stride, T*, T* dc_) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      Vec<T> y[4];
-      for (int g = 0; g < 4; ++g) y[g] = load(gate_of(l, l.saved_gates, p.at, g, unit), n);
-      const Vec<T> i = y[0], f_gate = y[1], g = y[2], o = y[3];
-      const Vec<T> c = load(l.saved_inner + p.at * l.shape.hidden + unit, n);
-      const int64_t hidden = l.shape.hidden;
-      const Vec<T> c_prev = load((p.previous < 0 ? l.c0 + p.b * hidden : l.saved_inner + p.previous * hidden) + unit, n);
-      const Vec<T> fc = activate<T, f>(c), update = drop<on_update>(g, p.update + v);
-      const Vec<T> dh = load(dh_ + v);
-      const Vec<T> dc = drop<on_state>(load(dc_ + v) + dh * o * slope<T, f>(fc), p.state + v);
-      const Vec<T> dx[4] = {
-          dc * update * sigmoid_slope<T>(i), dc * c_prev * sigmoid_slope<T>(f_gate),
-          drop<on_update>(dc * i, p.update + v) * slope<T, f>(g), dh * fc * sigmoid_slope<T>(o)};
-      for (int gate = 0; gate < 4; ++gate) store(dp + gate * gate_stride + v, dx[gate]);
-      store(dc_ + v, dc * f_gate);
-      if (l.operand != nullptr) store(l.operand + p.at * l.shape.hidden + unit, o * fc, n);
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    Block<T> y[4];
+    for (int g = 0; g < 4; ++g) y[g] = load_block(gate_of(l, l.saved_gates, p.at, g, unit), n);
+    const Block<T> i = y[0], f_gate = y[1], g = y[2], o = y[3];
+    const Block<T> c = load_block(l.saved_inner + p.at * l.shape.hidden + unit, n);
+    const int64_t hidden = l.shape.hidden;
+    const Block<T> c_prev = load_block((p.previous < 0 ? l.c0 + p.b * hidden : l.saved_inner + p.previous * hidden) + unit, n);
+    const Block<T> fc = activate<T, f>(c), update = drop<on_update>(g, p.update);
+    const Block<T> dh = load_block(dh_);
+    const Block<T> dc = drop<on_state>(load_block(dc_) + dh * o * slope<T, f>(fc), p.state);
+    const Block<T> dx[4] = {
+        dc * update * sigmoid_slope<T>(i), dc * c_prev * sigmoid_slope<T>(f_gate),
+        drop<on_update>(dc * i, p.update) * slope<T, f>(g), dh * fc * sigmoid_slope<T>(o)};
+    for (int gate = 0; gate < 4; ++gate) store_block(dp + gate * gate_stride, dx[gate]);
+    store_block(dc_, dc * f_gate);
+    if (l.operand != nullptr) store_block(l.operand + p.at * l.shape.hidden + unit, o * fc, n);
   }
 };
 
@@ -124,36 +105,35 @@ struct Lstm {
 template <class T, Activation f, bool on_update, bool on_state>
 struct Gru {
   static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t gate_stride, T* state, T* h) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      const Vec<T> r = sigmoid<T>(load(x + v)), z = sigmoid<T>(load(x + gate_stride + v));
-      Vec<T> inner = load(x + 2 * gate_stride + v);  // of the candidate, the product alone
-      if (l.weights.b_hn != nullptr) inner += load(l.weights.b_hn + unit, n);
-      T* y = gate_of(l, l.gates, p.at, 0, unit);
-      const Vec<T> g = activate<T, f>(load(y + 2 * l.shape.hidden, n) + r * inner);
-      const Vec<T> update = drop<on_update>(g, p.update + v);
-      const Vec<T> h_t = drop<on_state>((T(1) - z) * update + z * load(state + v), p.state + v);
-      store(y, r, n), store(y + l.shape.hidden, z, n), store(y + 2 * l.shape.hidden, g, n);
-      store(l.inner + p.at * l.shape.hidden + unit, inner, n);
-      store(state + v, h_t);
-      store(h + v, h_t);
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    Block<T> r = load_block(x), z = load_block(x + gate_stride);
+    sigmoids(r, z);
+    Block<T> inner = load_block(x + 2 * gate_stride);  // of the candidate, the product alone
+    if (l.weights.b_hn != nullptr) inner = inner + load_block(l.weights.b_hn + unit, n);
+    T* y = gate_of(l, l.gates, p.at, 0, unit);
+    const Block<T> g = activate<T, f>(load_block(y + 2 * l.shape.hidden, n) + r * inner);
+    const Block<T> update = drop<on_update>(g, p.update);
+    const Block<T> h_t = drop<on_state>((T(1) - z) * update + z * load_block(state), p.state);
+    store_block(y, r, n), store_block(y + l.shape.hidden, z, n), store_block(y + 2 * l.shape.hidden, g, n);
+    store_block(l.inner + p.at * l.shape.hidden + unit, inner, n);
+    store_block(state, h_t);
+    store_block(h, h_t);
   }
 
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh_, T* dp, int64_t gate_stride, T* carry, T*) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      const Vec<T> r = load(gate_of(l, l.saved_gates, p.at, 0, unit), n);
-      const Vec<T> z = load(gate_of(l, l.saved_gates, p.at, 1, unit), n);
-      const Vec<T> g = load(gate_of(l, l.saved_gates, p.at, 2, unit), n);
-      const Vec<T> inner = load(l.saved_inner + p.at * l.shape.hidden + unit, n);
-      const Vec<T> h_prev = previous_h(l, p, unit, n), update = drop<on_update>(g, p.update + v);
-      const Vec<T> dh = drop<on_state>(load(dh_ + v), p.state + v);
-      const Vec<T> dg = drop<on_update>(dh * (T(1) - z), p.update + v) * slope<T, f>(g);
-      const Vec<T> dz = dh * (h_prev - update) * sigmoid_slope<T>(z);
-      const Vec<T> dr = dg * inner * sigmoid_slope<T>(r), dinner = dg * r;
-      const Vec<T> dx[4] = {dr, dz, dinner, dg};
-      for (int gate = 0; gate < 4; ++gate) store(dp + gate * gate_stride + v, dx[gate]);
-      store(carry + v, dh * z);
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    const Block<T> r = load_block(gate_of(l, l.saved_gates, p.at, 0, unit), n);
+    const Block<T> z = load_block(gate_of(l, l.saved_gates, p.at, 1, unit), n);
+    const Block<T> g = load_block(gate_of(l, l.saved_gates, p.at, 2, unit), n);
+    const Block<T> inner = load_block(l.saved_inner + p.at * l.shape.hidden + unit, n);
+    const Block<T> h_prev = previous_h(l, p, n), update = drop<on_update>(g, p.update);
+    const Block<T> dh = drop<on_state>(load_block(dh_), p.state);
+    const Block<T> dg = drop<on_update>(dh * (T(1) - z), p.update) * slope<T, f>(g);
+    const Block<T> dz = dh * (h_prev - update) * sigmoid_slope<T>(z);
+    const Block<T> dr = dg * inner * sigmoid_slope<T>(r), dinner = dg * r;
+    const Block<T> dx[4] = {dr, dz, dinner, dg};
+    for (int gate = 0; gate < 4; ++gate) store_block(dp + gate * gate_stride, dx[gate]);
+    store_block(carry, dh * z);
   }
 };
 
@@ -163,51 +143,48 @@ template <class T, Activation f, bool on_update, bool on_state>
 struct GruPaper {
   // seen [panel_width]: d(h_prev) of the candidate; writes r * seen.
   static void forward_gates(const Layer<T>& l, const Place<T>& p, const T* x, int64_t gate_stride, const T* seen, T* operand) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      const Vec<T> r = sigmoid<T>(load(x + v)), z = sigmoid<T>(load(x + gate_stride + v));  // Eq. 10
-      store(gate_of(l, l.gates, p.at, 0, unit), r, n);
-      store(gate_of(l, l.gates, p.at, 1, unit), z, n);
-      store(operand + v, r * load(seen + v));
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    Block<T> r = load_block(x), z = load_block(x + gate_stride);
+    sigmoids(r, z);  // Eq. 10
+    store_block(gate_of(l, l.gates, p.at, 0, unit), r, n);
+    store_block(gate_of(l, l.gates, p.at, 1, unit), z, n);
+    store_block(operand, r * load_block(seen));
   }
 
   static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t, T* state, T* h) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      const Vec<T> z = load(gate_of(l, l.gates, p.at, 1, unit), n), h_prev = load(state + v);
-      const Vec<T> g = activate<T, f>(load(x + v));  // Eq. 11
-      const Vec<T> update = drop<on_update>(g, p.update + v);  // Eq. 13
-      const Vec<T> h_t = drop<on_state>((T(1) - z) * h_prev + z * update, p.state + v);  // Eq. 12
-      store(gate_of(l, l.gates, p.at, 2, unit), g, n);
-      store(state + v, h_t);
-      store(h + v, h_t);
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    const Block<T> z = load_block(gate_of(l, l.gates, p.at, 1, unit), n), h_prev = load_block(state);
+    const Block<T> g = activate<T, f>(load_block(x));  // Eq. 11
+    const Block<T> update = drop<on_update>(g, p.update);  // Eq. 13
+    const Block<T> h_t = drop<on_state>((T(1) - z) * h_prev + z * update, p.state);  // Eq. 12
+    store_block(gate_of(l, l.gates, p.at, 2, unit), g, n);
+    store_block(state, h_t);
+    store_block(h, h_t);
   }
 
   // dp takes the gates' gradients, of which r's comes with backward_gates.
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh_, T* dp, int64_t gate_stride, T* carry, T*) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      const Vec<T> z = load(gate_of(l, l.saved_gates, p.at, 1, unit), n);
-      const Vec<T> g = load(gate_of(l, l.saved_gates, p.at, 2, unit), n);
-      const Vec<T> h_prev = previous_h(l, p, unit, n), update = drop<on_update>(g, p.update + v);
-      const Vec<T> dh = drop<on_state>(load(dh_ + v), p.state + v);
-      const Vec<T> dg = drop<on_update>(dh * z, p.update + v) * slope<T, f>(g);
-      const Vec<T> dz = dh * (update - h_prev) * sigmoid_slope<T>(z);
-      store(dp + gate_stride + v, dz);
-      store(dp + 2 * gate_stride + v, dg);
-      store(carry + v, dh * (T(1) - z));
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    const Block<T> z = load_block(gate_of(l, l.saved_gates, p.at, 1, unit), n);
+    const Block<T> g = load_block(gate_of(l, l.saved_gates, p.at, 2, unit), n);
+    const Block<T> h_prev = previous_h(l, p, n), update = drop<on_update>(g, p.update);
+    const Block<T> dh = drop<on_state>(load_block(dh_), p.state);
+    const Block<T> dg = drop<on_update>(dh * z, p.update) * slope<T, f>(g);
+    const Block<T> dz = dh * (update - h_prev) * sigmoid_slope<T>(z);
+    store_block(dp + gate_stride, dz);
+    store_block(dp + 2 * gate_stride, dg);
+    store_block(carry, dh * (T(1) - z));
   }
 
   // doperand [panel_width]: gradient of r * seen; seen_factor: of the hidden site, or null.
   static void backward_gates(const Layer<T>& l, const Place<T>& p, const T* doperand, const T* seen_factor, T* dp, T* carry) {
-    for_vectors(l, p, [&](int64_t v, int64_t unit, int64_t n) {
-      const Vec<T> r = load(gate_of(l, l.saved_gates, p.at, 0, unit), n), d = load(doperand + v);
-      const Vec<T> factor = seen_factor != nullptr ? load(seen_factor + v) : splat<T>(1);
-      const Vec<T> seen = previous_h(l, p, unit, n) * factor;
-      const Vec<T> dr = d * seen * sigmoid_slope<T>(r);
-      store(dp + v, dr);
-      store(carry + v, load(carry + v) + d * r * factor);
-      store(l.operand + p.at * l.shape.hidden + unit, r * seen, n);
-    });
+    const int64_t unit = p.unit, n = l.shape.hidden - unit;
+    const Block<T> r = load_block(gate_of(l, l.saved_gates, p.at, 0, unit), n), d = load_block(doperand);
+    const Block<T> factor = seen_factor != nullptr ? load_block(seen_factor) : Block<T>{{splat<T>(1), splat<T>(1)}};
+    const Block<T> seen = previous_h(l, p, n) * factor;
+    const Block<T> dr = d * seen * sigmoid_slope<T>(r);
+    store_block(dp, dr);
+    store_block(carry, load_block(carry) + d * r * factor);
+    store_block(l.operand + p.at * l.shape.hidden + unit, r * seen, n);
   }
 };

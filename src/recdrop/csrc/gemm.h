@@ -89,6 +89,21 @@ RECDROP_INLINE void for_tiles(int64_t rows, F&& f) {
   }
 }
 
+// to [4][to_stride] = from [4][from_stride], transposed.
+template <class T>
+RECDROP_INLINE void transpose_4x4(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T))));
+  Four row[4];
+  for (int i = 0; i < 4; ++i) __builtin_memcpy(&row[i], from + i * from_stride, sizeof(Four));
+  const Four low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+  const Four low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+  row[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+  row[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+  row[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+  row[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+  for (int i = 0; i < 4; ++i) __builtin_memcpy(to + i * to_stride, &row[i], sizeof(Four));
+}
+
 // Columns [first, first + panel_width) of b, rows [from, from + k).
 template <class T>
 void pack_panel(const Matrix<const T>& b, int64_t first, int64_t from, int64_t k, T* panel) {
@@ -97,21 +112,52 @@ void pack_panel(const Matrix<const T>& b, int64_t first, int64_t from, int64_t k
   const T* source = b.data + first * b.column_stride + from * b.row_stride;
   if (b.column_stride == 1) {
     for (int64_t r = 0; r < k; ++r, source += b.row_stride, panel += width) {
-      store(panel, load(source, valid));
-      store(panel + lanes<T>, load(source + lanes<T>, valid - lanes<T>));
+      store_block(panel, load_block(source, valid));
     }
     return;
   }
-  constexpr int block = 8;  // of rows at a time: short runs in the source, one line in the panel
-  for (int64_t r = 0; r < k; r += block) {
-    const int64_t count = least(block, k - r);
-    for (int64_t c = 0; c < width; ++c) {
-      const T* column = source + c * b.column_stride + r * b.row_stride;
-      for (int64_t i = 0; i < count; ++i) {
-        panel[(r + i) * width + c] = c < valid ? column[i * b.row_stride] : T(0);
-      }
+  const bool fours = b.row_stride == 1 && valid == width;
+  const int64_t whole = fours ? k / 4 * 4 : 0;
+  for (int64_t r = 0; r < whole; r += 4) {
+    for (int64_t c = 0; c < width; c += 4) {
+      transpose_4x4(source + c * b.column_stride + r, b.column_stride, panel + r * width + c, width);
     }
   }
+  for (int64_t r = whole; r < k; ++r) {
+    for (int64_t c = 0; c < width; ++c) {
+      panel[r * width + c] = c < valid ? source[c * b.column_stride + r * b.row_stride] : T(0);
+    }
+  }
+}
+
+// Rows [0, rows) of a block of A as tiles, tile_rows * stride apart: by rows, `stride` values each,
+// or where A's columns are contiguous by columns of tile_rows values.
+template <class T>
+void pack_tiles(const T* a, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k, bool columns, int64_t stride, T* block) {
+  if (columns) {
+    for (int64_t c = 0; c < k; ++c, a += column_stride) {
+      for_tiles(rows, [&](int64_t tile, int64_t at, int count) {
+        T* to = block + tile * tile_rows * stride + c * tile_rows;
+        if (count == tile_rows) {
+          __builtin_memcpy(to, a + at, tile_rows * sizeof(T));
+        } else {
+          for (int i = 0; i < count; ++i) to[i] = a[at + i];
+        }
+      });
+    }
+    return;
+  }
+  for_tiles(rows, [&](int64_t tile, int64_t at, int count) {
+    for (int i = 0; i < count; ++i) {
+      const T* row = a + (at + i) * row_stride;
+      T* to = block + (tile * tile_rows + i) * stride;
+      if (column_stride == 1) {
+        __builtin_memcpy(to, row, k * sizeof(T));
+      } else {
+        for (int64_t c = 0; c < k; ++c) to[c] = row[c * column_stride];
+      }
+    }
+  });
 }
 
 // Memory that is not initialised and ends with its owner.
@@ -181,23 +227,7 @@ void product(
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t from = part * depth, k = least(depth, a.columns - from);
       const T* source = a.data + first * a.row_stride + from * a.column_stride;
-      for_tiles(rows, [&](int64_t tile, int64_t at, int count) {
-        T* to = block + tile * tile_rows * stride;
-        if (columns) {
-          for (int64_t c = 0; c < k; ++c) {
-            for (int i = 0; i < tile_rows; ++i) to[c * tile_rows + i] = i < count ? source[c * a.column_stride + at + i] : T(0);
-          }
-        } else {
-          for (int i = 0; i < count; ++i) {
-            const T* row = source + (at + i) * a.row_stride;
-            if (a.column_stride == 1) {
-              __builtin_memcpy(to + i * stride, row, k * sizeof(T));
-            } else {
-              for (int64_t c = 0; c < k; ++c) to[i * stride + c] = row[c * a.column_stride];
-            }
-          }
-        }
-      });
+      pack_tiles(source, a.row_stride, a.column_stride, rows, k, columns, stride, block);
       for (int64_t panel = begin; panel < end; ++panel) {
         const int64_t column = panel * width, valid = out.columns - column;
         const T* from_panel = panel_at(panel, part);
@@ -217,15 +247,11 @@ void product(
           }
           if (whole) return;
           for (int i = 0; i < count; ++i) {
-            for (int half = 0; half < 2; ++half) {
-              const int64_t n = valid - half * lanes<T>;
-              if (n <= 0) break;
-              T* p = to + i * out.row_stride + half * lanes<T>;
-              Vec<T> v = load(edge + i * width + half * lanes<T>);
-              if (add) v += load(p, n);
-              else if (bias != nullptr) v += load(bias + column + half * lanes<T>, n);
-              store(p, v, n);
-            }
+            T* p = to + i * out.row_stride;
+            Block<T> sum = load_block(edge + i * width);
+            if (add) sum = sum + load_block(p, valid);
+            else if (bias != nullptr) sum = sum + load_block(bias + column, valid);
+            store_block(p, sum, valid);
           }
         });
       }

@@ -289,8 +289,7 @@ struct ForwardLoop : Loop<T> {
       for (int64_t block = 0; block < outputs; ++block) {
         alignas(64) T h[width];
         const int64_t unit = block * width, n = shape.width - unit;
-        store(h, load(io.h0 + b * shape.width + unit, n));
-        store(h + lanes<T>, load(io.h0 + b * shape.width + unit + lanes<T>, n - lanes<T>));
+        store_block(h, load_block(io.h0 + b * shape.width + unit, n));
         const int64_t first = shape.reverse ? length - 1 : 0;
         for (int to = 0; to < 2; ++to) show(h, first, b, unit, to);
       }
@@ -305,17 +304,13 @@ struct ForwardLoop : Loop<T> {
       alignas(64) T scratch[width];
       const T* factor = hidden.at(t, b, view, unit, scratch);
       T* row = seen[to].at(view, b) + unit;
-      for (int v = 0; v < width; v += lanes<T>) {
-        store(row + v, factor ? load(h + v) * load(factor + v) : load(h + v));
-      }
+      store_block(row, factor ? load_block(h) * load_block(factor) : load_block(h));
     }
   }
 
   void publish(const T* h, int64_t s, int64_t t, int64_t b, int64_t unit) {
     T* out = io.h + (shape.offset(t) + b) * shape.width + unit;
-    const int64_t n = shape.width - unit;
-    store(out, load(h), n);
-    store(out + lanes<T>, load(h + lanes<T>), n - lanes<T>);
+    store_block(out, load_block(h), shape.width - unit);
     const int64_t next = shape.reverse ? t - 1 : t + 1;
     if (next >= 0 && next < shape.steps && b < shape.rows(next)) show(h, next, b, unit, (s + 1) & 1);
   }
@@ -465,16 +460,14 @@ struct BackwardLoop : Loop<T> {
         if (paper && view == 2) continue;  // the candidate's product has been in the second phase
         const T* factor = hidden.at(t, b, view, unit, scratch);
         const T* from = product + (view * chunk + b - begin) * width;
-        for (int v = 0; v < width; v += lanes<T>) {
-          const int64_t n = shape.width - unit - v;
-          if (n <= 0) break;
-          const Vec<T> d = factor ? load(from + v) * load(factor + v) : load(from + v);
-          store(to + v, view > 0 || direct ? load(to + v) + d : d);
-          if (io.seen == nullptr) continue;
-          const Vec<T> h_prev = previous_h(layer, here, unit + v, n);
-          T* seen = io.seen + (view * shape.offset(shape.steps) + at) * shape.width + unit + v;
-          store(seen, factor ? h_prev * load(factor + v) : h_prev, n);
-        }
+        Block<T> d = load_block(from);
+        if (factor != nullptr) d = d * load_block(factor);
+        store_block(to, view > 0 || direct ? load_block(to) + d : d);
+        if (io.seen == nullptr) continue;
+        const int64_t n = shape.width - unit;
+        Block<T> h_prev = previous_h(layer, here, n);
+        if (factor != nullptr) h_prev = h_prev * load_block(factor);
+        store_block(io.seen + (view * shape.offset(shape.steps) + at) * shape.width + unit, h_prev, n);
       }
     }
   }
@@ -538,33 +531,27 @@ struct BackwardLoop : Loop<T> {
       const bool alone = shape.cell == Cell::gru && gate == 2;
       for (int64_t b = begin; b < end; ++b) {
         const int64_t at = shape.offset(t) + b;
-        put(gate_of(layer, io.dgates, at, gate, unit), dp[q & 1].at(alone ? 3 : gate, b) + unit, n);
-        if (io.dproduct != nullptr) put(gate_of(layer, io.dproduct, at, gate, unit), dp[q & 1].at(gate, b) + unit, n);
+        store_block(gate_of(layer, io.dgates, at, gate, unit), load_block(dp[q & 1].at(alone ? 3 : gate, b) + unit), n);
+        if (io.dproduct == nullptr) continue;
+        store_block(gate_of(layer, io.dproduct, at, gate, unit), load_block(dp[q & 1].at(gate, b) + unit), n);
       }
     }
-  }
-
-  static RECDROP_INLINE void put(T* to, const T* from, int64_t n) {
-    store(to, load(from), n);
-    store(to + lanes<T>, load(from + lanes<T>), n - lanes<T>);
   }
 
   // dh of this step is whole now: the cell, or for a projected LSTM the way to its product.
   void first_phase(int64_t t, int64_t q, int64_t b, int64_t unit) {
     alignas(64) T whole[width], scratch[2 * width];
     const int64_t at = shape.offset(t) + b;
+    const int64_t n = shape.width - unit;
     T* carried = carry.at(0, b) + unit;
-    for (int v = 0; v < width; v += lanes<T>) {
-      const int64_t n = shape.width - unit - v;
-      if (n <= 0) break;
-      Vec<T> d = load(carried + v);
-      if (io.dy != nullptr) d += load(io.dy + at * shape.width + unit + v, n);
-      store(whole + v, d);
-      if (!shape.projected()) continue;
-      store(io.dh + at * shape.width + unit + v, d, n);
-      store(dh.at(0, b) + unit + v, d);
+    Block<T> d = load_block(carried);
+    if (io.dy != nullptr) d = d + load_block(io.dy + at * shape.width + unit, n);
+    store_block(whole, d);
+    if (shape.projected()) {
+      store_block(io.dh + at * shape.width + unit, d, n);
+      store_block(dh.at(0, b) + unit, d);
+      return;
     }
-    if (shape.projected()) return;
     const Place<T> place = Base::place(t, b, unit, scratch);
     cell.backward(layer, place, whole, dp[q & 1].at(0, b) + unit, gate_stride(), carried, dc.at(0, b) + unit);
   }
@@ -606,8 +593,10 @@ void backward(const Shape& shape, const Dropout& dropout, const Weights<T>& weig
 
 template <class T>
 void nonlinearity(int which, const T* x, T* y, int64_t n) {
-  for (int64_t i = 0; i < n; i += lanes<T>) {
-    const Vec<T> v = load(x + i, n - i);
-    store(y + i, which == 0 ? sigmoid<T>(v) : tanh<T>(v), n - i);
+  for (int64_t i = 0; i < n; i += panel_width<T>) {
+    Block<T> v = load_block(x + i, n - i), other{};
+    if (which == 0) sigmoids(v, other);
+    else v = activate<T, Activation::tanh>(v);
+    store_block(y + i, v, n - i);
   }
 }

@@ -59,12 +59,50 @@ RECDROP_INLINE Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
 
-// e**x as 2**n (1 + p): n = round(x / ln 2), p = e**r - 1 by its Taylor series on |r| <= ln 2 / 2,
-// cut where the next term is below half a unit in the last place.
+// As many values as a panel is wide: two registers that go through every operation side by side,
+// which keeps twice as many chains of dependent instructions under way.
 template <class T>
-struct PowerOfE {
-  Vec<T> two_n, p;
+struct Block {
+  Vec<T> half[2];
 };
+
+#define RECDROP_OPERATOR(op)                                                                  \
+  template <class T>                                                                          \
+  RECDROP_INLINE Block<T> operator op(const Block<T>& a, const Block<T>& b) {                 \
+    return {{a.half[0] op b.half[0], a.half[1] op b.half[1]}};                                \
+  }                                                                                           \
+  template <class T>                                                                          \
+  RECDROP_INLINE Block<T> operator op(T a, const Block<T>& b) {                               \
+    return {{a op b.half[0], a op b.half[1]}};                                                \
+  }                                                                                           \
+  template <class T>                                                                          \
+  RECDROP_INLINE Block<T> operator op(const Block<T>& a, T b) {                               \
+    return {{a.half[0] op b, a.half[1] op b}};                                                \
+  }
+RECDROP_OPERATOR(+)
+RECDROP_OPERATOR(-)
+RECDROP_OPERATOR(*)
+RECDROP_OPERATOR(/)
+#undef RECDROP_OPERATOR
+
+template <class T>
+RECDROP_INLINE Block<T> load_block(const T* p) {
+  return {{load(p), load(p + lanes<T>)}};
+}
+template <class T>
+RECDROP_INLINE Block<T> load_block(const T* p, int64_t n) {
+  return {{load(p, n), n > lanes<T> ? load(p + lanes<T>, n - lanes<T>) : Vec<T>{}}};
+}
+template <class T>
+RECDROP_INLINE void store_block(T* p, const Block<T>& b) {
+  store(p, b.half[0]);
+  store(p + lanes<T>, b.half[1]);
+}
+template <class T>
+RECDROP_INLINE void store_block(T* p, const Block<T>& b, int64_t n) {
+  store(p, b.half[0], n);
+  if (n > lanes<T>) store(p + lanes<T>, b.half[1], n - lanes<T>);
+}
 
 template <class T>
 struct ExpConstants;
@@ -72,39 +110,14 @@ template <>
 struct ExpConstants<float> {
   static constexpr float round = 0x1.8p23f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   static constexpr int mantissa = 23, bias = 127, terms = 7;
-  static constexpr float least = -87.0f, most = 88.0f;
+  static constexpr float least = -87.0f, most = 88.0f, flat = 20;  // tanh(flat / 2) rounds to 1
 };
 template <>
 struct ExpConstants<double> {
   static constexpr double round = 0x1.8p52, ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b39p-40;
   static constexpr int mantissa = 52, bias = 1023, terms = 14;
-  static constexpr double least = -708.0, most = 709.0;
+  static constexpr double least = -708.0, most = 709.0, flat = 40;
 };
-
-template <class T>
-RECDROP_INLINE PowerOfE<T> power_of_e(Vec<T> x) {
-  using C = ExpConstants<T>;
-  using I = typename V<T>::ints;
-  const Vec<T> shifted = x * T(1.44269504088896340736) + C::round;  // its low bits are n
-  const Vec<T> n = shifted - C::round;
-  const Vec<T> r = (x - n * C::ln2_high) - n * C::ln2_low;
-  I bits;
-  __builtin_memcpy(&bits, &shifted, sizeof bits);
-  Vec<T> magic = splat<T>(C::round);
-  I magic_bits;
-  __builtin_memcpy(&magic_bits, &magic, sizeof magic_bits);
-  bits = (bits - magic_bits + C::bias) << C::mantissa;
-  PowerOfE<T> e;
-  __builtin_memcpy(&e.two_n, &bits, sizeof bits);
-  T inverse_factorial[C::terms] = {};
-  T f = 1;
-  for (int i = 0; i < C::terms; ++i) inverse_factorial[i] = T(1) / (f *= T(i + 1));
-  Vec<T> p = splat<T>(inverse_factorial[C::terms - 1]);
-#pragma GCC unroll 16
-  for (int i = C::terms - 2; i >= 0; --i) p = p * r + inverse_factorial[i];
-  e.p = p * r;
-  return e;
-}
 
 template <class T>
 RECDROP_INLINE Vec<T> clamp(Vec<T> x, T least, T most) {  // keeps NaN
@@ -112,36 +125,106 @@ RECDROP_INLINE Vec<T> clamp(Vec<T> x, T least, T most) {  // keeps NaN
   return x > most ? splat<T>(most) : x;
 }
 
-// 1 / (1 + e**-x)
+enum class Curve { sigmoid, tanh, relu };
+
+constexpr Curve curve(Activation f) { return f == Activation::tanh ? Curve::tanh : Curve::relu; }
+
+// n vectors at a time, all through one exponential, so that no chain waits for itself:
+//   sigmoid(x) = 1 / (1 + e**-x)
+//   tanh(x), a = |x|, E = e**2a: (E - 1) / (E + 1) where a is small, with E - 1 free of cancellation;
+//     else 1 - 2 / (E + 1), exact to the last place, where gradients need 1 - y * y
+// and e**x = 2**k (1 + p): k = round(x / ln 2), p = e**r - 1 by its Taylor series on |r| <= ln 2 / 2,
+// cut where the next term is below half a unit in the last place.
+template <class T, int n>
+RECDROP_INLINE void curves(const Curve (&kind)[n], Vec<T> (&x)[n]) {
+  using C = ExpConstants<T>;
+  using I = typename V<T>::ints;
+  Vec<T> r[n], p[n], two_k[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    r[i] = kind[i] == Curve::sigmoid ? clamp<T>(-x[i], C::least, C::most)
+                                     : clamp<T>(2 * (x[i] < T(0) ? -x[i] : x[i]), T(0), C::flat);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    const Vec<T> shifted = r[i] * T(1.44269504088896340736) + C::round;  // its low bits are k
+    const Vec<T> k = shifted - C::round, magic = splat<T>(C::round);
+    r[i] = (r[i] - k * C::ln2_high) - k * C::ln2_low;
+    I bits, magic_bits;
+    __builtin_memcpy(&bits, &shifted, sizeof bits);
+    __builtin_memcpy(&magic_bits, &magic, sizeof magic_bits);
+    bits = (bits - (magic_bits - C::bias)) << C::mantissa;
+    __builtin_memcpy(&two_k[i], &bits, sizeof bits);
+  }
+  T inverse_factorial[C::terms] = {}, f = 1;
+  for (int j = 0; j < C::terms; ++j) inverse_factorial[j] = T(1) / (f *= T(j + 1));
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) p[i] = splat<T>(inverse_factorial[C::terms - 1]);
+#pragma GCC unroll 16
+  for (int j = C::terms - 2; j >= 0; --j) {
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) p[i] = p[i] * r[i] + inverse_factorial[j];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    const Vec<T> expm1 = two_k[i] * (p[i] * r[i]) + (two_k[i] - T(1));
+    if (kind[i] == Curve::sigmoid) {
+      x[i] = T(1) / (expm1 + T(2));
+    } else {
+      const auto small = x[i] < T(0.5) && x[i] > T(-0.5);
+      const Vec<T> ratio = (small ? expm1 : splat<T>(2)) / (expm1 + T(2));
+      const Vec<T> y = small ? ratio : T(1) - ratio;
+      x[i] = x[i] < T(0) ? -y : y;
+    }
+  }
+}
+
 template <class T>
-RECDROP_INLINE Vec<T> sigmoid(Vec<T> x) {
-  const auto e = power_of_e<T>(clamp<T>(-x, ExpConstants<T>::least, ExpConstants<T>::most));
-  return T(1) / (T(1) + e.two_n + e.two_n * e.p);
+RECDROP_INLINE Block<T> relu(const Block<T>& x) {  // keeps NaN, as torch's
+  return {{x.half[0] < T(0) ? Vec<T>{} : x.half[0], x.half[1] < T(0) ? Vec<T>{} : x.half[1]}};
 }
 
-// For a = |x| and E = e**2a: (E - 1) / (E + 1) where a is small, with E - 1 free of cancellation;
-// else 1 - 2 / (E + 1), which is exact to the last place where gradients need 1 - y * y.
+// One block through f.
+template <class T, Activation f>
+RECDROP_INLINE Block<T> activate(const Block<T>& x) {
+  if constexpr (f == Activation::relu) return relu(x);
+  Vec<T> y[2] = {x.half[0], x.half[1]};
+  curves<T, 2>({Curve::tanh, Curve::tanh}, y);
+  return {{y[0], y[1]}};
+}
+
+// Two gates through the sigmoid.
 template <class T>
-RECDROP_INLINE Vec<T> tanh(Vec<T> x) {
-  constexpr T flat = sizeof(T) == 4 ? 20 : 40;  // tanh(flat / 2) rounds to 1
-  const Vec<T> a = x < T(0) ? -x : x;
-  const auto e = power_of_e<T>(clamp<T>(a + a, T(0), flat));
-  const Vec<T> expm1 = e.two_n * e.p + (e.two_n - T(1));
-  const auto small = a < T(0.5);
-  const Vec<T> ratio = (small ? expm1 : splat<T>(2)) / (expm1 + T(2));
-  const Vec<T> y = small ? ratio : T(1) - ratio;
-  return x < T(0) ? -y : y;
+RECDROP_INLINE void sigmoids(Block<T>& a, Block<T>& b) {
+  Vec<T> y[4] = {a.half[0], a.half[1], b.half[0], b.half[1]};
+  curves<T, 4>({Curve::sigmoid, Curve::sigmoid, Curve::sigmoid, Curve::sigmoid}, y);
+  a = {{y[0], y[1]}}, b = {{y[2], y[3]}};
 }
 
-// The activation f and its derivative, the latter from the value y = f(x).
+// The LSTM's four gates: i, f, o through the sigmoid, g through the activation.
 template <class T, Activation f>
-RECDROP_INLINE Vec<T> activate(Vec<T> x) {
-  if constexpr (f == Activation::tanh) return tanh<T>(x);
-  return x < T(0) ? Vec<T>{} : x;  // keeps NaN, as torch's relu
+RECDROP_INLINE void lstm_gates(Block<T>& i, Block<T>& f_gate, Block<T>& g, Block<T>& o) {
+  constexpr auto s = Curve::sigmoid;
+  if constexpr (f == Activation::tanh) {
+    Vec<T> y[8] = {i.half[0], i.half[1], f_gate.half[0], f_gate.half[1], g.half[0], g.half[1], o.half[0], o.half[1]};
+    curves<T, 8>({s, s, s, s, Curve::tanh, Curve::tanh, s, s}, y);
+    i = {{y[0], y[1]}}, f_gate = {{y[2], y[3]}}, g = {{y[4], y[5]}}, o = {{y[6], y[7]}};
+  } else {
+    Vec<T> y[6] = {i.half[0], i.half[1], f_gate.half[0], f_gate.half[1], o.half[0], o.half[1]};
+    curves<T, 6>({s, s, s, s, s, s}, y);
+    i = {{y[0], y[1]}}, f_gate = {{y[2], y[3]}}, o = {{y[4], y[5]}};
+    g = relu(g);
+  }
 }
 
+// The derivative of f, from the value y = f(x).
 template <class T, Activation f>
-RECDROP_INLINE Vec<T> slope(Vec<T> y) {
+RECDROP_INLINE Block<T> slope(const Block<T>& y) {
   if constexpr (f == Activation::tanh) return T(1) - y * y;
-  return y > T(0) ? splat<T>(1) : Vec<T>{};
+  return {{y.half[0] > T(0) ? splat<T>(1) : Vec<T>{}, y.half[1] > T(0) ? splat<T>(1) : Vec<T>{}}};
+}
+
+template <class T>
+RECDROP_INLINE Block<T> sigmoid_slope(const Block<T>& y) {
+  return y * (T(1) - y);
 }
