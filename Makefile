@@ -11,7 +11,9 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --upgrade "$(TORCH)" "numpy>=2.4" "setuptools>=77" wheel
 	touch $@
 
-.venv/lab: .venv/base pyproject.toml
+NATIVE := setup.py $(wildcard src/recdrop/csrc/*)
+
+.venv/lab: .venv/base pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[lab]"
 	touch $@
 

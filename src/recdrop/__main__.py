@@ -5,7 +5,7 @@ import platform
 import torch
 
 import recdrop
-from recdrop.backends import BACKENDS
+from recdrop.backends import BACKENDS, native
 
 
 def report() -> str:
@@ -23,6 +23,8 @@ def report() -> str:
     for backend in BACKENDS.values():
         missing = backend.missing()
         state = backend.summary if missing is None else f"not here: {missing}"
+        if backend.name == "native" and missing is None:
+            state += f", by {native.instruction_set()}"
         lines.append(f"  {backend.name:<10}{state}")
     return "\n".join(lines)
 

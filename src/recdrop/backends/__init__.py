@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recdrop.backends import reference, stock
+from recdrop.backends import native, reference, stock
 from recdrop.backends.call import Recurrence, RunFunction
 from recdrop.errors import BackendUnsupported
 
@@ -23,6 +23,7 @@ class Backend:
         why_not: The objection to a call in one sentence, or None.
         run: Output and final state of a call.
         missing: Why it cannot run anything on this machine, or None.
+        traceable: Whether `torch.compile` and `torch.export` can take it into their graph.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Backend:
     why_not: Callable[[Recurrence], str | None]
     run: RunFunction
     missing: Callable[[], str | None] = lambda: None
+    traceable: bool = False
 
 
 BACKENDS: dict[str, Backend] = {
@@ -40,6 +42,14 @@ BACKENDS: dict[str, Backend] = {
             "torch's own oneDNN or cuDNN layers, where nothing is dropped inside the recurrence",
             stock.why_not,
             stock.run,
+        ),
+        Backend(
+            "native",
+            "loops in C++ for float32 and float64 on the CPU",
+            native.why_not,
+            native.run,
+            native.missing,
+            traceable=True,
         ),
         Backend(
             "reference",
@@ -68,22 +78,33 @@ def select(call: Recurrence, name: str = "auto") -> Backend:
 
     Args:
         call: The checked call.
-        name: ``"auto"`` or a backend; a named one never falls back to another.
+        name: ``"auto"`` or a backend; a named one never falls back to another. While a graph is
+            traced, ``"auto"`` takes a backend that can be part of it, if one has no objection.
 
     Raises:
         BackendUnsupported: The named backend cannot run this call.
     """
     if name == "auto":
-        return next(b for b in BACKENDS.values() if b.why_not(call) is None)
+        order = list(BACKENDS.values())
+        if torch.compiler.is_compiling():
+            order.sort(key=lambda b: not b.traceable)
+        return next(b for b in order if b.why_not(call) is None)
     objection = BACKENDS[name].why_not(call)
     if objection is not None:
         raise BackendUnsupported(f"backend={name!r}: {objection}")
     return BACKENDS[name]
 
 
-# torch.compile would unroll the reference loop (minutes for 35 steps) and cannot trace torch's own
-# layers with gradients, so the call stays out of the graph.
-@torch.compiler.disable(recursive=True)
 def run(call: Recurrence, name: str = "auto") -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a call on the backend that `select` names."""
-    return select(call, name).run(call)
+    backend = select(call, name)
+    if backend.traceable or not torch.compiler.is_compiling():
+        return backend.run(call)
+    return _outside_the_graph(call, backend.name)
+
+
+# torch.compile would unroll the reference loop (minutes for 35 steps) and cannot trace torch's own
+# layers with gradients.
+@torch.compiler.disable(recursive=True)
+def _outside_the_graph(call: Recurrence, name: str) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return BACKENDS[name].run(call)

@@ -164,7 +164,9 @@ def empty_outputs(at: Inputs, how: Config) -> Outputs:
     return Outputs(
         h=at.x.new_empty(n, at.h0.shape[1]),
         h_n=torch.empty_like(at.h0, memory_format=torch.contiguous_format),
-        c_n=none if at.c0 is None else torch.empty_like(at.c0, memory_format=torch.contiguous_format),
+        c_n=none
+        if at.c0 is None
+        else torch.empty_like(at.c0, memory_format=torch.contiguous_format),
         gates=none.clone() if how.cell == "rnn" else at.x.new_empty(n, gate_width),
         inner=at.x.new_empty(n, hidden) if how.cell in ("lstm", "gru") else none.clone(),
     )
@@ -202,9 +204,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     at = Inputs(*saved[:11])
     need_dx = ctx.needs_input_grad[0]
     found = Gradients(*torch.ops.recdrop.scan_backward(*grads[:3], *saved, *ctx.config, need_dx))
-    of_inputs = [
-        g if t is not None else None for g, t in zip(found, (*at[:8],), strict=True)
-    ]
+    of_inputs = [g if t is not None else None for g, t in zip(found, (*at[:8],), strict=True)]
     of_inputs[0] = found.x if need_dx else None
     return (*of_inputs, *[None] * (3 + len(ctx.config)))
 

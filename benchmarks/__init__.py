@@ -1,0 +1,1 @@
+"""The benchmarks; run them from the top of the repository, as in ``python -m benchmarks.run``."""
