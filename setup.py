@@ -16,18 +16,21 @@ class BuildNative(build_ext):
     """`build_ext` that turns every failure into a warning."""
 
     def run(self) -> None:
+        """Build all."""
         try:
             super().run()
         except Exception as error:
             self._warn(error)
 
     def build_extension(self, ext: Extension) -> None:
+        """Build one."""
         try:
             super().build_extension(ext)
         except Exception as error:
             self._warn(error)
 
     def copy_extensions_to_source(self) -> None:
+        """Copy it next to the Python files of an editable install."""
         try:
             super().copy_extensions_to_source()
         except Exception as error:
