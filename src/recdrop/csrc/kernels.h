@@ -99,7 +99,8 @@ struct Kernels {
     void (*product)(
         const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
         bool accumulate, const Pool&);
-    // y = f(x) of n values: 0 exp's sigmoid, 1 tanh; for tests of their errors
+    void (*sum_rows)(const Matrix<const T>& a, T* sums, const Pool&);  // a's rows contiguous
+    // y = f(x) of n values, f the sigmoid (0) or tanh (1); for tests of their errors
     void (*nonlinearity)(int which, const T* x, T* y, int64_t n);
   };
   Of<float> f32;

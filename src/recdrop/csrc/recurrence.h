@@ -249,10 +249,12 @@ struct Loop {
   // [end - begin, width].
   static void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, const T* panel, int64_t depth,
                          T* out, const T* add = nullptr, int64_t add_stride = 0) {
-    for_tiles(end - begin, [&](int64_t, int64_t at, int count) {
-      tile_product<T, false>(count, a.at(view, begin + at), a.stride, panel, depth, out + at * width, width,
+    const Tiles tiles(end - begin);
+    for (int64_t tile = 0; tile < tiles.number; ++tile) {
+      const int64_t at = tiles.first(tile);
+      tile_product<T, false>(tiles.height(tile), a.at(view, begin + at), a.stride, panel, depth, out + at * width, width,
                              add ? add + at * add_stride : nullptr, add_stride);
-    });
+    }
   }
 
   const Shape& shape;
