@@ -10,7 +10,7 @@ from recdrop.backends.ops import scan
 from recdrop.backends.stack import run_stack
 
 _SCHEMAS = (
-    "native_product(Tensor(a!) out, Tensor a, Tensor b, Tensor? bias, bool accumulate) -> ()",
+    "native_product(Tensor(a!) out, Tensor a, Tensor b, Tensor? bias) -> ()",
     "native_nonlinearity(Tensor(a!) out, Tensor x, str name) -> ()",
     "native_instruction_set(str name) -> str",
 )

@@ -196,55 +196,68 @@ void in_parallel(const Pool& pool, int64_t tasks, F&& f) {
   }
 }
 
+// Rows [from, from + k) of b, some columns, of which some may be its top's.
 template <class T>
-void product(
-    const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
-    bool accumulate, const Pool& pool) {
+void pack_panel(const RightSide<T>& right, int64_t first, int64_t from, int64_t k, T* panel) {
+  const int64_t above = most(0, least(k, right.top.rows - from));
+  if (above > 0) pack_panel(right.top, first, from, above, panel);
+  if (above < k) pack_panel(right.rest, first, from + above - right.top.rows, k - above, panel + above * panel_width<T>);
+}
+
+template <class T>
+void product(const Matrix<const T>& a, const RightSide<T>* right, int sides, const Pool& pool) {
   constexpr int width = panel_width<T>;
   constexpr int64_t depth = 384;       // of K at a time: a panel's part stays in the first cache
   constexpr int64_t height = 12 * tile_rows;  // rows of A at a time: they stay in the second
   constexpr int64_t breadth = 16;      // panels per task
-  const int64_t panels = divide_up(out.columns, width), parts = most(1, divide_up(a.columns, depth));
+  const int64_t first_side = divide_up(right[0].out.columns, width);
+  const int64_t panels = first_side + (sides > 1 ? divide_up(right[1].out.columns, width) : 0);
+  const int64_t parts = most(1, divide_up(a.columns, depth));
   Scratch<T> packed(panels * width * a.columns);
   auto panel_at = [&](int64_t panel, int64_t part) {
     return packed + (part * depth * panels + panel * least(depth, a.columns - part * depth)) * width;
   };
+  auto side_of = [&](int64_t panel) -> const RightSide<T>& { return right[panel >= first_side]; };
+  auto column_of = [&](int64_t panel) { return (panel >= first_side ? panel - first_side : panel) * width; };
   in_parallel(pool, panels, [&](int64_t panel) {
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t k = least(depth, a.columns - part * depth);
-      pack_panel(b, panel * width, part * depth, k, panel_at(panel, part));
+      pack_panel(side_of(panel), column_of(panel), part * depth, k, panel_at(panel, part));
     }
   });
-  const int64_t blocks = divide_up(out.rows, height), strips = divide_up(panels, breadth);
+  const bool columns = a.row_stride == 1 && a.column_stride != 1;
+  const int64_t blocks = divide_up(a.rows, height), strips = divide_up(panels, breadth);
   in_parallel(pool, blocks * strips, [&](int64_t task) {
-    const int64_t first = task / strips * height, rows = least(height, out.rows - first);
+    const int64_t first = task / strips * height;
     const int64_t begin = task % strips * breadth, end = least(panels, begin + breadth);
     constexpr int64_t stride = depth + 16;  // not a power of two: rows must not share cache sets
     alignas(64) T block[height * stride];
-    const bool columns = a.row_stride == 1 && a.column_stride != 1;
-    const Tiles tiles(rows);
+    const Tiles tiles(least(height, a.rows - first));
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t from = part * depth, k = least(depth, a.columns - from);
-      const bool add = accumulate || part > 0;
-      pack_tiles(a.data + first * a.row_stride + from * a.column_stride, a.row_stride, a.column_stride, tiles, k, columns, stride, block);
+      pack_tiles(a.data + first * a.row_stride + from * a.column_stride, a.row_stride, a.column_stride, tiles, k, columns,
+                 stride, block);
       for (int64_t panel = begin; panel < end; ++panel) {
-        const int64_t column = panel * width, valid = out.columns - column;
+        const RightSide<T>& side = side_of(panel);
+        const Matrix<T>& out = side.out;
+        const int64_t column = column_of(panel), valid = out.columns - column;
         const bool whole = valid >= width;
+        const T* bias = part == 0 && side.bias ? side.bias + column : nullptr;
         for (int64_t tile = 0; tile < tiles.number; ++tile) {
           const T* left = block + tile * tile_rows * stride;
           T* to = out.data + (first + tiles.first(tile)) * out.row_stride + column;
           alignas(64) T edge[tile_rows * width];
           T* target = whole ? to : edge;
           const int64_t target_stride = whole ? out.row_stride : width;
-          const T* term = !whole ? nullptr : add ? to : bias ? bias + column : nullptr;
-          const int height = tiles.height(tile);
+          const T* term = !whole ? nullptr : part > 0 ? to : bias;
+          const int tall = tiles.height(tile);
           (columns ? tile_product<T, true> : tile_product<T, false>)(
-              height, left, stride, panel_at(panel, part), k, target, target_stride, term, add ? target_stride : 0);
+              tall, left, stride, panel_at(panel, part), k, target, target_stride, term, part > 0 ? target_stride : 0);
           if (whole) continue;
-          for (int i = 0; i < height; ++i, to += out.row_stride) {
+          for (int i = 0; i < tall; ++i, to += out.row_stride) {
             Block<T> sum = load_block(edge + i * width);
-            if (add) sum = sum + load_block(to, valid);
-            else if (bias != nullptr) sum = sum + load_block(bias + column, valid);
+            if (part > 0) sum = sum + load_block(to, valid);
+            if (bias != nullptr) sum = sum + load_block(bias, valid);
             store_block(to, sum, valid);
           }
         }

@@ -88,6 +88,15 @@ struct Matrix {
   int64_t rows, columns, row_stride, column_stride;
 };
 
+// out [M, N], rows contiguous, is to be a [M, K] b [K, N] + bias [N]. The first rows of b may lie
+// elsewhere than the rest.
+template <class T>
+struct RightSide {
+  Matrix<T> out;
+  Matrix<const T> top, rest;
+  const T* bias = nullptr;
+};
+
 struct Kernels {
   const char* name;
   template <class T>
@@ -95,10 +104,8 @@ struct Kernels {
     void (*forward)(const Shape&, const Dropout&, const Weights<T>&, const Forward<T>&, const Pool&);
     void (*backward)(
         const Shape&, const Dropout&, const Weights<T>&, const Backward<T>&, const Pool&);
-    // out [M, N] row-major = a [M, K] b [K, N] + bias [N] (null: none), or += where accumulate
-    void (*product)(
-        const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
-        bool accumulate, const Pool&);
+    // right[i].out = a right[i].b + bias for one or two right-hand sides, which share one pass over a
+    void (*product)(const Matrix<const T>& a, const RightSide<T>* right, int sides, const Pool&);
     void (*sum_rows)(const Matrix<const T>& a, T* sums, const Pool&);  // a's rows contiguous
     // y = f(x) of n values, f the sigmoid (0) or tanh (1); for tests of their errors
     void (*nonlinearity)(int which, const T* x, T* y, int64_t n);

@@ -266,11 +266,15 @@ recdrop::Matrix<T> rows(const recdrop::Matrix<T>& m, int64_t first, int64_t coun
   return {m.data + first * m.row_stride, count, m.columns, m.row_stride, m.column_stride};
 }
 
-// out = a b, or += where accumulate.
+// Each side's out = a b + bias, in one pass over a.
 template <class T>
-void multiply(const recdrop::Matrix<T>& out, const recdrop::Matrix<const T>& a, const recdrop::Matrix<const T>& b,
-              const T* bias = nullptr, bool accumulate = false) {
-  if (out.rows > 0 && out.columns > 0) kernels<T>().product(out, a, b, bias, accumulate, pool());
+void multiply(const recdrop::Matrix<const T>& a, const std::vector<recdrop::RightSide<T>>& sides) {
+  if (a.rows > 0) kernels<T>().product(a, sides.data(), int(sides.size()), pool());
+}
+
+template <class T>
+recdrop::RightSide<T> side(const recdrop::Matrix<T>& out, const recdrop::Matrix<const T>& b, const T* bias = nullptr) {
+  return {out, {b.data, 0, b.columns, 0, 1}, b, bias};
 }
 
 // --------------------------------------------------------------------------------------------- ops
@@ -298,7 +302,7 @@ FiveTensors scan(Tensor x, Tensor h0, MaybeTensor c0, Tensor w_ih, Tensor w_hh, 
         bias.assign(ih, ih + GH);
         for (int64_t i = 0; i < (s.is(Cell::gru) ? 2 * H : GH); ++i) bias[i] += hh[i];
       }
-      multiply(matrix(pre_x, N, GH), matrix<T>(s.x), transposed(matrix<T>(s.w_ih)), s.b_ih ? bias.data() : nullptr);
+      multiply<T>(matrix<T>(s.x), {side<T>(matrix(pre_x, N, GH), transposed(matrix<T>(s.w_ih)), s.b_ih ? bias.data() : nullptr)});
       const recdrop::Forward<T> io{pre_x, writable<T>(inner), writable<T>(h), writable<T>(h_n),
                                    writable<T>(c_n), data<T>(s.h0), data<T>(s.c0)};
       kernels<T>().forward(s.shape, s.dropout, s.weights<T>(), io, pool());
@@ -307,36 +311,36 @@ FiveTensors scan(Tensor x, Tensor h0, MaybeTensor c0, Tensor w_ih, Tensor w_hh, 
   return {h, h_n, or_empty(s, c_n), or_empty(s, gates), or_empty(s, inner)};
 }
 
-// Gradient of W_hh: what came back through the product times what the product had seen.
+// Gradients of W_ih and W_hh: what came back times what had gone in.
 template <class T>
-void weight_gradient(const Scan& s, const Tensor& dw_hh, const Tensor& through, const MaybeTensor& seen,
-                     const MaybeTensor& operand, const Tensor& h) {
+void weight_gradients(const Scan& s, const Tensor& dw_ih, const Tensor& dw_hh, const Tensor& dgates, const Tensor& through,
+                      const MaybeTensor& seen, const MaybeTensor& operand, const Tensor& h) {
   const int64_t N = s.total, B = s.shape.batch, H = s.shape.hidden, W = s.shape.width;
-  const bool paper = s.is(Cell::gru_paper);
-  const auto out = matrix(writable<T>(dw_hh), s.gate_width, W);
-  const auto d = matrix<T>(through);
-  int64_t gates = s.shape.gates();
+  const auto d = matrix<T>(through), saw_h0 = matrix<T>(s.h0);
+  const auto to = matrix(writable<T>(dw_hh), s.gate_width, W);
+  const auto from_x = side<T>(matrix(writable<T>(dw_ih), s.gate_width, s.x.size(1)), matrix<T>(s.x));
+  auto from_h = side<T>(to, saw_h0);
+  if (seen.has_value()) {
+    from_h = side<T>(to, matrix<T>(*seen));
+  } else if (s.shape.reverse) {  // h of the step after, and h0 at the last one
+    from_h.top = rows(matrix<T>(h), B, N - B), from_h.rest = saw_h0;
+  } else {  // h0 at the first step, and h of the step before
+    from_h.top = saw_h0, from_h.rest = rows(matrix<T>(h), 0, N - B);
+  }
+  const bool paper = s.is(Cell::gru_paper), untied = seen.has_value() && !s.dropout.tied;
+  if (!paper && !untied && &dgates == &through) return multiply<T>(transposed(d), {from_x, from_h});
+  multiply<T>(transposed(matrix<T>(dgates)), {from_x});
+  const int64_t gates = paper ? 2 : s.shape.gates();
   if (paper) {  // the candidate saw r * h
-    gates = 2;
-    multiply(recdrop::Matrix<T>(rows(out, 2 * H, H)), transposed(columns(d, 2 * H, H)), matrix<T>(*operand));
+    multiply<T>(transposed(columns(d, 2 * H, H)), {side<T>(rows(to, 2 * H, H), matrix<T>(*operand))});
   }
-  if (seen.has_value() && !s.dropout.tied) {
-    for (int64_t gate = 0; gate < gates; ++gate) {
-      const recdrop::Matrix<const T> saw{data<T>(seen) + gate * N * W, N, W, W, 1};
-      multiply(rows(out, gate * H, H), transposed(columns(d, gate * H, H)), saw);
-    }
-    return;
+  if (!untied) {
+    from_h.out = rows(to, 0, gates * H);
+    return multiply<T>(transposed(columns(d, 0, gates * H)), {from_h});
   }
-  const auto part = rows(out, 0, gates * H);
-  const auto dp = columns(d, 0, gates * H);
-  if (seen.has_value()) return multiply(part, transposed(dp), matrix<T>(*seen));
-  // Dense, and h unmasked: the product saw h0 at the first step and the step before's h at others.
-  const bool reverse = s.shape.reverse;
-  const auto saw = rows(matrix<T>(h), reverse ? B : 0, N - B);
-  multiply(part, transposed(rows(dp, reverse ? 0 : B, N - B)), saw);
-  const T* p = data<T>(s.h0);
-  if (std::any_of(p, p + B * W, [](T v) { return v != 0; })) {
-    multiply(part, transposed(rows(dp, reverse ? N - B : 0, B)), matrix<T>(s.h0), static_cast<const T*>(nullptr), true);
+  for (int64_t gate = 0; gate < gates; ++gate) {
+    const recdrop::Matrix<const T> saw{data<T>(seen) + gate * N * W, N, W, W, 1};
+    multiply<T>(transposed(columns(d, gate * H, H)), {side<T>(rows(to, gate * H, H), saw)});
   }
 }
 
@@ -379,10 +383,11 @@ EightTensors scan_backward(MaybeTensor dh, MaybeTensor dh_n, MaybeTensor dc_n, T
     }
     const Tensor& through = dproduct ? *dproduct : dgates;
     const auto d = matrix<T>(dgates);
-    if (need_dx) multiply(matrix(writable<T>(dx), N, x.size(1)), d, matrix<T>(s.w_ih));
-    multiply(matrix(writable<T>(dw_ih), GH, x.size(1)), transposed(d), matrix<T>(s.x));
-    weight_gradient<T>(s, dw_hh, through, seen, operand, h);
-    if (dw_hr) multiply(matrix(writable<T>(dw_hr), W, H), transposed(matrix<T>(*whole_dh)), matrix<T>(*operand));
+    if (need_dx) multiply<T>(d, {side<T>(matrix(writable<T>(dx), N, x.size(1)), matrix<T>(s.w_ih))});
+    weight_gradients<T>(s, dw_ih, dw_hh, dgates, through, seen, operand, h);
+    if (dw_hr) {
+      multiply<T>(transposed(matrix<T>(*whole_dh)), {side<T>(matrix(writable<T>(*dw_hr), W, H), matrix<T>(*operand))});
+    }
     if (!db_ih) return;
     kernels<T>().sum_rows(d, writable<T>(db_ih), pool());
     if (dproduct) kernels<T>().sum_rows(matrix<T>(through), writable<T>(db_hh), pool());
@@ -391,8 +396,8 @@ EightTensors scan_backward(MaybeTensor dh, MaybeTensor dh_n, MaybeTensor dc_n, T
   return {dx, dh0, or_empty(s, dc0), dw_ih, dw_hh, or_empty(s, db_ih), or_empty(s, db_hh), or_empty(s, dw_hr)};
 }
 
-// out = a b + bias, or += where accumulate: the products of the scan alone, for tests and benchmarks.
-void product(Tensor out, Tensor a, Tensor b, MaybeTensor bias, bool accumulate) {
+// out = a b + bias: the products of the scan alone, for tests and benchmarks.
+void product(Tensor out, Tensor a, Tensor b, MaybeTensor bias) {
   STD_TORCH_CHECK(out.dim() == 2 && a.dim() == 2 && b.dim() == 2, "a product is of matrices");
   STD_TORCH_CHECK(a.size(1) == b.size(0) && out.size(0) == a.size(0) && out.size(1) == b.size(1), "cannot multiply ",
                   text(sizes_of(a)), " and ", text(sizes_of(b)), " into ", text(sizes_of(out)));
@@ -405,8 +410,8 @@ void product(Tensor out, Tensor a, Tensor b, MaybeTensor bias, bool accumulate) 
   const MaybeTensor added = take("bias", bias, {out.size(1)}, dtype);
   for_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    multiply<T>({writable<T>(out), out.size(0), out.size(1), out.stride(0), 1}, matrix<T>(a), matrix<T>(b),
-                data<T>(added), accumulate);
+    if (out.numel() == 0) return;
+    multiply<T>(matrix<T>(a), {side<T>({writable<T>(out), out.size(0), out.size(1), out.stride(0), 1}, matrix<T>(b), data<T>(added))});
   });
 }
 
