@@ -80,10 +80,10 @@ void tile_product(
 
 // Rows in tiles of as equal a height as possible.
 struct Tiles {
-  explicit Tiles(int64_t rows) : number(divide_up(rows, tile_rows)), each(number ? rows / number : 0), taller(number ? rows % number : 0) {}
+  explicit Tiles(int64_t rows) : rows(rows), number(divide_up(rows, tile_rows)), each(number ? rows / number : 0), taller(number ? rows % number : 0) {}
   int64_t first(int64_t tile) const { return tile * each + least(tile, taller); }
   int height(int64_t tile) const { return int(each + (tile < taller)); }
-  const int64_t number, each, taller;
+  const int64_t rows, number, each, taller;
 };
 
 // to [4][to_stride] = from [4][from_stride], transposed.
@@ -134,6 +134,8 @@ void pack_tiles(const T* a, int64_t row_stride, int64_t column_stride, const Til
   for (int64_t c = 0; columns && c < k; ++c, a += column_stride) {
     T* to = block + c * tile_rows;
     const T* from = a;
+    const T* ahead = a + (c + 8 < k ? 8 * column_stride : 0);  // too short and too far apart for hardware
+    for (int64_t i = 0; i < tiles.rows; i += 64 / sizeof(T)) __builtin_prefetch(ahead + i, 0, 3);
     for (int64_t tile = 0; tile < tiles.number; ++tile, to += tile_rows * stride) {
       const int height = tiles.height(tile);
       if (height == tile_rows) {
@@ -266,9 +268,9 @@ void product(const Matrix<const T>& a, const RightSide<T>* right, int sides, con
   });
 }
 
-// out [columns] = sum of the rows of a, which are contiguous.
+// sums [columns] of a, whose rows are contiguous.
 template <class T>
-void sum_rows(const Matrix<const T>& a, T* out, const Pool& pool) {
+void sum_columns(const Matrix<const T>& a, T* out, const Pool& pool) {
   constexpr int64_t strip = 8 * panel_width<T>;
   in_parallel(pool, divide_up(a.columns, strip), [&](int64_t task) {
     const int64_t begin = task * strip, end = least(a.columns, begin + strip);

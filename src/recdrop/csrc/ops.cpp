@@ -136,9 +136,18 @@ struct Scan {
     return wanted ? MaybeTensor(empty(sizes)) : std::nullopt;
   }
   template <class T>
-  recdrop::Weights<T> weights() const {
+  recdrop::Weights<T> weights(const std::vector<T>& bias) const {
     const T* b_hn = is(Cell::gru) && b_hh ? data<T>(b_hh) + 2 * shape.hidden : nullptr;
-    return {data<T>(w_hh), b_hn, data<T>(w_hr)};
+    return {data<T>(w_ih), data<T>(w_hh), bias.empty() ? nullptr : bias.data(), b_hn, data<T>(w_hr)};
+  }
+  // Of the input projection: both biases, but for the part that torch's GRU adds to its product.
+  template <class T>
+  std::vector<T> bias() const {
+    if (!b_ih.has_value()) return {};
+    const T *ih = data<T>(b_ih), *hh = data<T>(b_hh);
+    std::vector<T> sum(ih, ih + gate_width);
+    for (int64_t i = 0; i < (is(Cell::gru) ? 2 * shape.hidden : gate_width); ++i) sum[i] += hh[i];
+    return sum;
   }
 };
 
@@ -196,7 +205,7 @@ void set_dropout(Scan& s, int64_t layer, const std::vector<int64_t>& thresholds,
   if (s.key.has_value()) d.key = uint64_t(*data<int64_t>(s.key));
 }
 
-// Checks all shapes against each other and makes everything but x contiguous.
+// Checks all shapes against each other and makes everything contiguous.
 Scan checked(const Tensor& x, const Tensor& h0, const MaybeTensor& c0, const Tensor& w_ih, const Tensor& w_hh,
              const MaybeTensor& b_ih, const MaybeTensor& b_hh, const MaybeTensor& w_hr, const MaybeTensor& batch_sizes,
              const MaybeTensor& rows, const MaybeTensor& key, const std::string& cell, const std::string& activation,
@@ -218,7 +227,7 @@ Scan checked(const Tensor& x, const Tensor& h0, const MaybeTensor& c0, const Ten
                   text(sizes_of(w_hh)));
   const int64_t B = shape.batch, W = shape.width, H = shape.hidden, GH = s.gate_width;
   s.total = x.size(0);
-  check("x", x, {s.total, x.size(1)}, dtype);
+  s.x = take("x", x, {s.total, x.size(1)}, dtype);
   s.h0 = take("h0", h0, {B, W}, dtype);
   s.c0 = take("c0", c0, {B, H}, dtype);
   s.w_ih = take("w_ih", w_ih, {GH, x.size(1)}, dtype);
@@ -295,17 +304,12 @@ FiveTensors scan(Tensor x, Tensor h0, MaybeTensor c0, Tensor w_ih, Tensor w_hh, 
   if (N > 0) {
     for_dtype(s.dtype(), [&](auto zero) {
       using T = decltype(zero);
-      T* pre_x = gates ? writable<T>(gates) : writable<T>(h);  // an RNN's h says all that backward needs
-      std::vector<T> bias;
-      if (s.b_ih) {
-        const T *ih = data<T>(s.b_ih), *hh = data<T>(s.b_hh);
-        bias.assign(ih, ih + GH);
-        for (int64_t i = 0; i < (s.is(Cell::gru) ? 2 * H : GH); ++i) bias[i] += hh[i];
-      }
-      multiply<T>(matrix<T>(s.x), {side<T>(matrix(pre_x, N, GH), transposed(matrix<T>(s.w_ih)), s.b_ih ? bias.data() : nullptr)});
-      const recdrop::Forward<T> io{pre_x, writable<T>(inner), writable<T>(h), writable<T>(h_n),
-                                   writable<T>(c_n), data<T>(s.h0), data<T>(s.c0)};
-      kernels<T>().forward(s.shape, s.dropout, s.weights<T>(), io, pool());
+      const std::vector<T> bias = s.bias<T>();
+      const recdrop::Forward<T> io{
+          gates ? writable<T>(gates) : writable<T>(h),  // an RNN's h says all that backward needs
+          writable<T>(inner), writable<T>(h), writable<T>(h_n), writable<T>(c_n), data<T>(s.x), data<T>(s.h0),
+          data<T>(s.c0), x.size(1)};
+      kernels<T>().forward(s.shape, s.dropout, s.weights<T>(bias), io, pool());
     });
   }
   return {h, h_n, or_empty(s, c_n), or_empty(s, gates), or_empty(s, inner)};
@@ -378,19 +382,19 @@ EightTensors scan_backward(MaybeTensor dh, MaybeTensor dh_n, MaybeTensor dc_n, T
       const recdrop::Backward<T> io{
           data<T>(dh), data<T>(dh_n), data<T>(dc_n), data<T>(saved_gates), data<T>(saved_inner), data<T>(h),
           data<T>(s.h0), data<T>(s.c0), writable<T>(dgates), writable<T>(dproduct), writable<T>(seen),
-          writable<T>(operand), writable<T>(whole_dh), writable<T>(dh0), writable<T>(dc0)};
-      kernels<T>().backward(shape, s.dropout, s.weights<T>(), io, pool());
+          writable<T>(operand), writable<T>(whole_dh), need_dx ? writable<T>(dx) : nullptr, writable<T>(dh0),
+          writable<T>(dc0), x.size(1)};
+      kernels<T>().backward(shape, s.dropout, s.weights<T>({}), io, pool());
     }
     const Tensor& through = dproduct ? *dproduct : dgates;
     const auto d = matrix<T>(dgates);
-    if (need_dx) multiply<T>(d, {side<T>(matrix(writable<T>(dx), N, x.size(1)), matrix<T>(s.w_ih))});
     weight_gradients<T>(s, dw_ih, dw_hh, dgates, through, seen, operand, h);
     if (dw_hr) {
       multiply<T>(transposed(matrix<T>(*whole_dh)), {side<T>(matrix(writable<T>(*dw_hr), W, H), matrix<T>(*operand))});
     }
     if (!db_ih) return;
-    kernels<T>().sum_rows(d, writable<T>(db_ih), pool());
-    if (dproduct) kernels<T>().sum_rows(matrix<T>(through), writable<T>(db_hh), pool());
+    kernels<T>().sum_columns(d, writable<T>(db_ih), pool());
+    if (dproduct) kernels<T>().sum_columns(matrix<T>(through), writable<T>(db_hh), pool());
     else std::copy_n(data<T>(db_ih), GH, writable<T>(db_hh));
   });
   return {dx, dh0, or_empty(s, dc0), dw_ih, dw_hh, or_empty(s, db_ih), or_empty(s, db_hh), or_empty(s, dw_hr)};
