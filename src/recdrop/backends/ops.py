@@ -153,13 +153,8 @@ def _scale(spec: RecurrentDropout, training: bool) -> float:
 @torch.library.register_fake("recdrop::scan", lib=_LIBRARY)
 def _fake_scan(*args: Any) -> Outputs:
     at, how = Inputs(*args[:11]), Config(*args[11:])
-    return empty_outputs(at, how)
-
-
-def empty_outputs(at: Inputs, how: Config) -> Outputs:
-    """The outputs of a scan, not yet written."""
     n, (gate_width, _) = at.x.shape[0], at.w_hh.shape
-    hidden = gate_width // GATES[how.cell]
+    hidden = gate_width // _GATES[how.cell]
     none = at.x.new_empty(0)
     return Outputs(
         h=at.x.new_empty(n, at.h0.shape[1]),
@@ -172,17 +167,12 @@ def empty_outputs(at: Inputs, how: Config) -> Outputs:
     )
 
 
-GATES = {"rnn": 1, "lstm": 4, "gru": 3, "gru_paper": 3}
+_GATES = {"rnn": 1, "lstm": 4, "gru": 3, "gru_paper": 3}
 
 
 @torch.library.register_fake("recdrop::scan_backward", lib=_LIBRARY)
 def _fake_scan_backward(*args: Any) -> Gradients:
     at, need_dx = Inputs(*args[3:14]), args[-1]
-    return empty_gradients(at, need_dx)
-
-
-def empty_gradients(at: Inputs, need_dx: bool) -> Gradients:
-    """The gradients of a scan, not yet written."""
 
     def like(t: Tensor | None) -> Tensor:
         return at.x.new_empty(0) if t is None else at.x.new_empty(t.shape)
@@ -191,34 +181,49 @@ def empty_gradients(at: Inputs, need_dx: bool) -> Gradients:
     return Gradients(*(like(t) for t in wanted))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    at, out = Inputs(*inputs[:11]), Outputs(*output)
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(out.gates, out.inner)
-    ctx.config = inputs[11:]
-    ctx.save_for_backward(*at, out.h, out.gates, out.inner)
+class _Scan(torch.autograd.Function):
+    """The gradient of ``recdrop::scan``.
+
+    Registered as the Autograd kernel itself: `torch.library.register_autograd` would look up every
+    argument's default at every call, which costs as much as a small net's whole layer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            out = Outputs(*torch.ops.recdrop.scan(*args))
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(out.gates, out.inner)
+        ctx.config = args[11:]
+        ctx.save_for_backward(*args[:11], out.h, out.gates, out.inner)
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        need_dx = ctx.needs_input_grad[0]
+        found = torch.ops.recdrop.scan_backward(*grads[:3], *saved, *ctx.config, need_dx)
+        wanted = [t is not None for t in saved[:8]]
+        wanted[0] = need_dx
+        of_inputs = [g if w else None for g, w in zip(found, wanted, strict=True)]
+        return (*of_inputs, *[None] * (3 + len(ctx.config)))
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    saved = ctx.saved_tensors
-    at = Inputs(*saved[:11])
-    need_dx = ctx.needs_input_grad[0]
-    found = Gradients(*torch.ops.recdrop.scan_backward(*grads[:3], *saved, *ctx.config, need_dx))
-    of_inputs = [g if t is not None else None for g, t in zip(found, (*at[:8],), strict=True)]
-    of_inputs[0] = found.x if need_dx else None
-    return (*of_inputs, *[None] * (3 + len(ctx.config)))
+class _ScanBackward(torch.autograd.Function):
+    """There is no second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            return tuple(torch.ops.recdrop.scan_backward(*args))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        raise RuntimeError(
+            "this backend has no second derivative: use backend='reference' on the layer whose "
+            "gradient is differentiated again"
+        )
 
 
-torch.library.register_autograd(
-    "recdrop::scan", _backward, setup_context=_setup_context, lib=_LIBRARY
-)
-
-
-def _no_double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    raise RuntimeError(
-        "this backend has no second derivative: use backend='reference' on the layer whose "
-        "gradient is differentiated again"
-    )
-
-
-torch.library.register_autograd("recdrop::scan_backward", _no_double_backward, lib=_LIBRARY)
+_LIBRARY.impl("scan", _Scan.apply, "Autograd")
+_LIBRARY.impl("scan_backward", _ScanBackward.apply, "Autograd")

@@ -45,7 +45,8 @@ RECDROP_INLINE Block<T> drop(const Block<T>& x, const T* factors) {
 }
 
 // A cell's forward takes `x` [gates, panel_width], the input projection plus what W_hh made of the
-// state, gate_stride apart, and `state` [panel_width], the LSTM's c or a GRU's h of the step before,
+// state, gate_stride apart (torch's GRU: the candidate's two terms apart, its input's as the fourth),
+// and `state` [panel_width], the LSTM's c or a GRU's h of the step before,
 // which it brings up to date; it returns its h in `h`. Its backward takes dh and leaves the gradients
 // of the gates in `dp`, gate_stride apart; `carry` [panel_width] takes the part of dh_prev that does
 // not pass through the product, `dc` is the gradient of c. Cells write to the layer's arrays what
@@ -108,10 +109,10 @@ struct Gru {
     const int64_t unit = p.unit, n = l.shape.hidden - unit;
     Block<T> r = load_block(x), z = load_block(x + gate_stride);
     sigmoids(r, z);
-    Block<T> inner = load_block(x + 2 * gate_stride);  // of the candidate, the product alone
+    Block<T> inner = load_block(x + 2 * gate_stride);
     if (l.weights.b_hn != nullptr) inner = inner + load_block(l.weights.b_hn + unit, n);
+    const Block<T> g = activate<T, f>(load_block(x + 3 * gate_stride) + r * inner);
     T* y = gate_of(l, l.gates, p.at, 0, unit);
-    const Block<T> g = activate<T, f>(load_block(y + 2 * l.shape.hidden, n) + r * inner);
     const Block<T> update = drop<on_update>(g, p.update);
     const Block<T> h_t = drop<on_state>((T(1) - z) * update + z * load_block(state), p.state);
     store_block(y, r, n), store_block(y + l.shape.hidden, z, n), store_block(y + 2 * l.shape.hidden, g, n);

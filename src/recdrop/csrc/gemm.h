@@ -78,16 +78,13 @@ void tile_product(
   }
 }
 
-// Rows in tiles of as equal a height as possible: calls f(tile, first row, count).
-template <class F>
-RECDROP_INLINE void for_tiles(int64_t rows, F&& f) {
-  const int64_t tiles = divide_up(rows, tile_rows);
-  for (int64_t tile = 0, first = 0; tile < tiles; ++tile) {
-    const int64_t count = divide_up(rows - first, tiles - tile);
-    f(tile, first, int(count));
-    first += count;
-  }
-}
+// Rows in tiles of as equal a height as possible.
+struct Tiles {
+  explicit Tiles(int64_t rows) : rows(rows), number(divide_up(rows, tile_rows)), each(number ? rows / number : 0), taller(number ? rows % number : 0) {}
+  int64_t first(int64_t tile) const { return tile * each + least(tile, taller); }
+  int height(int64_t tile) const { return int(each + (tile < taller)); }
+  const int64_t rows, number, each, taller;
+};
 
 // to [4][to_stride] = from [4][from_stride], transposed.
 template <class T>
@@ -130,26 +127,29 @@ void pack_panel(const Matrix<const T>& b, int64_t first, int64_t from, int64_t k
   }
 }
 
-// Rows [0, rows) of a block of A as tiles, tile_rows * stride apart: by rows, `stride` values each,
-// or where A's columns are contiguous by columns of tile_rows values.
+// A block of A as tiles, tile_rows * stride apart: by rows, `stride` values each, or where A's
+// columns are contiguous by columns of tile_rows values.
 template <class T>
-void pack_tiles(const T* a, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k, bool columns, int64_t stride, T* block) {
-  if (columns) {
-    for (int64_t c = 0; c < k; ++c, a += column_stride) {
-      for_tiles(rows, [&](int64_t tile, int64_t at, int count) {
-        T* to = block + tile * tile_rows * stride + c * tile_rows;
-        if (count == tile_rows) {
-          __builtin_memcpy(to, a + at, tile_rows * sizeof(T));
-        } else {
-          for (int i = 0; i < count; ++i) to[i] = a[at + i];
-        }
-      });
+void pack_tiles(const T* a, int64_t row_stride, int64_t column_stride, const Tiles& tiles, int64_t k, bool columns, int64_t stride, T* block) {
+  for (int64_t c = 0; columns && c < k; ++c, a += column_stride) {
+    T* to = block + c * tile_rows;
+    const T* from = a;
+    const T* ahead = a + (c + 8 < k ? 8 * column_stride : 0);  // too short and too far apart for hardware
+    for (int64_t i = 0; i < tiles.rows; i += 64 / sizeof(T)) __builtin_prefetch(ahead + i, 0, 3);
+    for (int64_t tile = 0; tile < tiles.number; ++tile, to += tile_rows * stride) {
+      const int height = tiles.height(tile);
+      if (height == tile_rows) {
+        __builtin_memcpy(to, from, tile_rows * sizeof(T));
+      } else {
+        for (int i = 0; i < height; ++i) to[i] = from[i];
+      }
+      from += height;
     }
-    return;
   }
-  for_tiles(rows, [&](int64_t tile, int64_t at, int count) {
-    for (int i = 0; i < count; ++i) {
-      const T* row = a + (at + i) * row_stride;
+  if (columns) return;
+  for (int64_t tile = 0; tile < tiles.number; ++tile) {
+    for (int i = 0; i < tiles.height(tile); ++i) {
+      const T* row = a + (tiles.first(tile) + i) * row_stride;
       T* to = block + (tile * tile_rows + i) * stride;
       if (column_stride == 1) {
         __builtin_memcpy(to, row, k * sizeof(T));
@@ -157,7 +157,7 @@ void pack_tiles(const T* a, int64_t row_stride, int64_t column_stride, int64_t r
         for (int64_t c = 0; c < k; ++c) to[c] = row[c * column_stride];
       }
     }
-  });
+  }
 }
 
 // Memory that is not initialised and ends with its owner.
@@ -198,63 +198,87 @@ void in_parallel(const Pool& pool, int64_t tasks, F&& f) {
   }
 }
 
+// Rows [from, from + k) of b, some columns, of which some may be its top's.
 template <class T>
-void product(
-    const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
-    bool accumulate, const Pool& pool) {
+void pack_panel(const RightSide<T>& right, int64_t first, int64_t from, int64_t k, T* panel) {
+  const int64_t above = most(0, least(k, right.top.rows - from));
+  if (above > 0) pack_panel(right.top, first, from, above, panel);
+  if (above < k) pack_panel(right.rest, first, from + above - right.top.rows, k - above, panel + above * panel_width<T>);
+}
+
+template <class T>
+void product(const Matrix<const T>& a, const RightSide<T>* right, int sides, const Pool& pool) {
   constexpr int width = panel_width<T>;
   constexpr int64_t depth = 384;       // of K at a time: a panel's part stays in the first cache
   constexpr int64_t height = 12 * tile_rows;  // rows of A at a time: they stay in the second
   constexpr int64_t breadth = 16;      // panels per task
-  const int64_t panels = divide_up(out.columns, width), parts = most(1, divide_up(a.columns, depth));
+  const int64_t first_side = divide_up(right[0].out.columns, width);
+  const int64_t panels = first_side + (sides > 1 ? divide_up(right[1].out.columns, width) : 0);
+  const int64_t parts = most(1, divide_up(a.columns, depth));
   Scratch<T> packed(panels * width * a.columns);
   auto panel_at = [&](int64_t panel, int64_t part) {
     return packed + (part * depth * panels + panel * least(depth, a.columns - part * depth)) * width;
   };
+  auto side_of = [&](int64_t panel) -> const RightSide<T>& { return right[panel >= first_side]; };
+  auto column_of = [&](int64_t panel) { return (panel >= first_side ? panel - first_side : panel) * width; };
   in_parallel(pool, panels, [&](int64_t panel) {
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t k = least(depth, a.columns - part * depth);
-      pack_panel(b, panel * width, part * depth, k, panel_at(panel, part));
+      pack_panel(side_of(panel), column_of(panel), part * depth, k, panel_at(panel, part));
     }
   });
-  const int64_t blocks = divide_up(out.rows, height), strips = divide_up(panels, breadth);
+  const bool columns = a.row_stride == 1 && a.column_stride != 1;
+  const int64_t blocks = divide_up(a.rows, height), strips = divide_up(panels, breadth);
   in_parallel(pool, blocks * strips, [&](int64_t task) {
-    const int64_t first = task / strips * height, rows = least(height, out.rows - first);
+    const int64_t first = task / strips * height;
     const int64_t begin = task % strips * breadth, end = least(panels, begin + breadth);
     constexpr int64_t stride = depth + 16;  // not a power of two: rows must not share cache sets
     alignas(64) T block[height * stride];
-    const bool columns = a.row_stride == 1 && a.column_stride != 1;
+    const Tiles tiles(least(height, a.rows - first));
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t from = part * depth, k = least(depth, a.columns - from);
-      const T* source = a.data + first * a.row_stride + from * a.column_stride;
-      pack_tiles(source, a.row_stride, a.column_stride, rows, k, columns, stride, block);
+      pack_tiles(a.data + first * a.row_stride + from * a.column_stride, a.row_stride, a.column_stride, tiles, k, columns,
+                 stride, block);
       for (int64_t panel = begin; panel < end; ++panel) {
-        const int64_t column = panel * width, valid = out.columns - column;
-        const T* from_panel = panel_at(panel, part);
-        for_tiles(rows, [&](int64_t tile_, int64_t at, int count) {
-          const T* tile = block + tile_ * tile_rows * stride;
-          T* to = out.data + (first + at) * out.row_stride + column;
-          const bool add = accumulate || part > 0;
+        const RightSide<T>& side = side_of(panel);
+        const Matrix<T>& out = side.out;
+        const int64_t column = column_of(panel), valid = out.columns - column;
+        const bool whole = valid >= width;
+        const T* bias = part == 0 && side.bias ? side.bias + column : nullptr;
+        for (int64_t tile = 0; tile < tiles.number; ++tile) {
+          const T* left = block + tile * tile_rows * stride;
+          T* to = out.data + (first + tiles.first(tile)) * out.row_stride + column;
           alignas(64) T edge[tile_rows * width];
-          const bool whole = valid >= width && (add || bias == nullptr);
           T* target = whole ? to : edge;
           const int64_t target_stride = whole ? out.row_stride : width;
-          const T* so_far = whole && add ? to : nullptr;
-          if (columns) {
-            tile_product<T, true>(count, tile, 0, from_panel, k, target, target_stride, so_far, target_stride);
-          } else {
-            tile_product<T, false>(count, tile, stride, from_panel, k, target, target_stride, so_far, target_stride);
-          }
-          if (whole) return;
-          for (int i = 0; i < count; ++i) {
-            T* p = to + i * out.row_stride;
+          const T* term = !whole ? nullptr : part > 0 ? to : bias;
+          const int tall = tiles.height(tile);
+          (columns ? tile_product<T, true> : tile_product<T, false>)(
+              tall, left, stride, panel_at(panel, part), k, target, target_stride, term, part > 0 ? target_stride : 0);
+          if (whole) continue;
+          for (int i = 0; i < tall; ++i, to += out.row_stride) {
             Block<T> sum = load_block(edge + i * width);
-            if (add) sum = sum + load_block(p, valid);
-            else if (bias != nullptr) sum = sum + load_block(bias + column, valid);
-            store_block(p, sum, valid);
+            if (part > 0) sum = sum + load_block(to, valid);
+            if (bias != nullptr) sum = sum + load_block(bias, valid);
+            store_block(to, sum, valid);
           }
-        });
+        }
       }
     }
+  });
+}
+
+// sums [columns] of a, whose rows are contiguous.
+template <class T>
+void sum_columns(const Matrix<const T>& a, T* out, const Pool& pool) {
+  constexpr int64_t strip = 8 * panel_width<T>;
+  in_parallel(pool, divide_up(a.columns, strip), [&](int64_t task) {
+    const int64_t begin = task * strip, end = least(a.columns, begin + strip);
+    alignas(64) T sum[strip] = {};
+    for (int64_t row = 0; row < a.rows; ++row) {
+      const T* from = a.data + row * a.row_stride;
+      for (int64_t c = begin; c < end; ++c) sum[c - begin] += from[c];
+    }
+    for (int64_t c = begin; c < end; ++c) out[c] = sum[c - begin];
   });
 }

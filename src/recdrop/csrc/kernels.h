@@ -30,7 +30,7 @@ struct Site {
 struct Shape {
   Cell cell;
   Activation activation;
-  int64_t steps, batch, hidden, width;
+  int64_t steps, batch, hidden, width;  // T, B, H, W
   const int64_t* batch_sizes;  // [T], falling; null: every step has all rows
   const int64_t* offsets;      // [T + 1]; null with batch_sizes
   bool reverse;
@@ -50,20 +50,24 @@ struct Dropout {
 
 template <class T>
 struct Weights {
+  const T* w_ih;                // [GH, I]
   const T* w_hh;                // [GH, W]
+  const T* bias = nullptr;      // [GH], all that is added to the input projection
   const T* b_hn = nullptr;      // [H], GRU reset after the product only
   const T* w_hr = nullptr;      // [P, H], projected LSTM only
 };
 
-// gates [N, GH]  on entry the input projection plus biases, on return the gates after their
-//                nonlinearities; backward needs it unchanged
+// x     [N, I]   read only
+// gates [N, GH]  written: the gates after their nonlinearities; backward needs it unchanged; of an RNN
+//                the same memory as h
 // inner [N, H]   written: LSTM c; GRU reset after: U_n h + b_hn; else null
 // h     [N, W]   written: the output
 // h0 [B, W], c0 [B, H] read only; h_n, c_n of the same shapes written; c0, c_n of an LSTM only
 template <class T>
 struct Forward {
   T *gates, *inner, *h, *h_n, *c_n;
-  const T *h0, *c0;
+  const T *x, *h0, *c0;
+  int64_t inputs;  // I
 };
 
 // dy [N, W], dh_n [B, W], dc_n [B, H]  gradients of the outputs; null where there is none
@@ -74,11 +78,13 @@ struct Forward {
 // operand   [N, H]   written: what the second product saw: projected LSTM o * f(c); paper's GRU
 //                    r * d(h_prev); else null
 // dh        [N, W]   written for a projected LSTM: whole gradient of each h; else null
+// dx        [N, I]   written if not null
 // dh0 [B, W], dc0 [B, H]  written; dc0 of an LSTM only
 template <class T>
 struct Backward {
   const T *dy, *dh_n, *dc_n, *gates, *inner, *h, *h0, *c0;
-  T *dgates, *dproduct, *seen, *operand, *dh, *dh0, *dc0;
+  T *dgates, *dproduct, *seen, *operand, *dh, *dx, *dh0, *dc0;
+  int64_t inputs;  // I
 };
 
 // A matrix of any strides, in elements.
@@ -88,6 +94,15 @@ struct Matrix {
   int64_t rows, columns, row_stride, column_stride;
 };
 
+// out [M, N], rows contiguous, is to be a [M, K] b [K, N] + bias [N]. The first rows of b may lie
+// elsewhere than the rest.
+template <class T>
+struct RightSide {
+  Matrix<T> out;
+  Matrix<const T> top, rest;
+  const T* bias = nullptr;
+};
+
 struct Kernels {
   const char* name;
   template <class T>
@@ -95,11 +110,10 @@ struct Kernels {
     void (*forward)(const Shape&, const Dropout&, const Weights<T>&, const Forward<T>&, const Pool&);
     void (*backward)(
         const Shape&, const Dropout&, const Weights<T>&, const Backward<T>&, const Pool&);
-    // out [M, N] row-major = a [M, K] b [K, N] + bias [N] (null: none), or += where accumulate
-    void (*product)(
-        const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b, const T* bias,
-        bool accumulate, const Pool&);
-    // y = f(x) of n values: 0 exp's sigmoid, 1 tanh; for tests of their errors
+    // right[i].out = a right[i].b + bias for one or two right-hand sides, which share one pass over a
+    void (*product)(const Matrix<const T>& a, const RightSide<T>* right, int sides, const Pool&);
+    void (*sum_columns)(const Matrix<const T>& a, T* sums, const Pool&);  // a's rows contiguous
+    // y = f(x) of n values, f the sigmoid (0) or tanh (1); for tests of their errors
     void (*nonlinearity)(int which, const T* x, T* y, int64_t n);
   };
   Of<float> f32;

@@ -1,13 +1,16 @@
-// The torch side of the native backend: checks what the kernels take on trust, and calls them.
-// Schemas are in backends/native.py; this file only implements them, on LibTorch's stable ABI.
+// The torch side of the native backend, on LibTorch's stable ABI: checks what the kernels take on
+// trust, allocates, and surrounds the loop over time with the large products. The schemas are in
+// backends/ops.py and backends/native.py.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "system.h"
@@ -72,244 +75,369 @@ recdrop::Pool pool() {
 
 // ------------------------------------------------------------------------------------------ checks
 
-std::string text(const std::vector<int64_t>& sizes) {
+using Sizes = std::vector<int64_t>;
+
+std::string text(const Sizes& sizes) {
   std::string s = "[";
   for (auto n : sizes) s += (s.size() > 1 ? ", " : "") + std::to_string(n);
   return s + "]";
 }
 
-std::vector<int64_t> sizes_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
+Sizes sizes_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
 
-// One call's tensors must agree in dtype, lie on the CPU and be contiguous.
-class Door {
- public:
-  explicit Door(ScalarType dtype) : dtype_(dtype) {
-    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                    "the native backend computes in float32 or float64");
-  }
+void check(const char* name, const Tensor& t, const Sizes& sizes, ScalarType dtype) {
+  STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(t.scalar_type() == dtype, name, " must have the dtype ",
+                  dtype == ScalarType::Long ? "int64" : "of the other tensors");
+  STD_TORCH_CHECK(sizes_of(t) == sizes, name, " must have shape ", text(sizes), ", got ", text(sizes_of(t)));
+}
 
-  void* operator()(const char* name, const Tensor& t, const std::vector<int64_t>& sizes) const {
-    check(name, t, sizes, dtype_);
-    return t.mutable_data_ptr();
-  }
+// Checked and contiguous.
+Tensor take(const char* name, const Tensor& t, const Sizes& sizes, ScalarType dtype) {
+  check(name, t, sizes, dtype);
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
 
-  void* operator()(const char* name, const MaybeTensor& t, const std::vector<int64_t>& sizes) const {
-    return t.has_value() ? (*this)(name, *t, sizes) : nullptr;
-  }
-
-  static const int64_t* integers(const char* name, const MaybeTensor& t, const std::vector<int64_t>& sizes) {
-    if (!t.has_value()) return nullptr;
-    check(name, *t, sizes, ScalarType::Long);
-    return static_cast<const int64_t*>(t->const_data_ptr());
-  }
-
- private:
-  static void check(const char* name, const Tensor& t, const std::vector<int64_t>& sizes, ScalarType dtype) {
-    STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
-    STD_TORCH_CHECK(t.scalar_type() == dtype, name, " must have the dtype of the other tensors");
-    STD_TORCH_CHECK(sizes_of(t) == sizes, name, " must have shape ", text(sizes), ", got ", text(sizes_of(t)));
-    STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
-  }
-  ScalarType dtype_;
-};
-
-struct Config {
-  recdrop::Shape shape{};
-  recdrop::Dropout dropout{};
-  std::vector<int64_t> offsets;
-  int64_t total = 0;
-};
+MaybeTensor take(const char* name, const MaybeTensor& t, const Sizes& sizes, ScalarType dtype) {
+  if (!t.has_value()) return std::nullopt;
+  return take(name, *t, sizes, dtype);
+}
 
 uint32_t word(int64_t value, const char* name) {
   STD_TORCH_CHECK(value >= 0 && value <= 0xFFFFFFFFll, name, " must fit in 32 bits, got ", value);
   return uint32_t(value);
 }
 
-Config configure(const Tensor& h, const Tensor& h0, const Tensor& w_hh, const MaybeTensor& batch_sizes,
-                 const MaybeTensor& rows, const MaybeTensor& key, const std::string& cell,
-                 const std::string& activation, bool reverse, int64_t layer, const std::vector<int64_t>& thresholds,
-                 const std::vector<double>& scales, const std::vector<int64_t>& per_step, bool tied) {
-  Config c;
-  auto& s = c.shape;
+template <class T>
+const T* data(const Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); }
+template <class T>
+const T* data(const MaybeTensor& t) { return t.has_value() ? data<T>(*t) : nullptr; }
+template <class T>
+T* writable(const Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
+template <class T>
+T* writable(const MaybeTensor& t) { return t.has_value() ? writable<T>(*t) : nullptr; }
+
+// ------------------------------------------------------------------------------------- one scan
+
+// The arguments of recdrop::scan, checked; see Inputs and Config in backends/ops.py.
+struct Scan {
+  Tensor x, h0, w_ih, w_hh;
+  MaybeTensor c0, b_ih, b_hh, w_hr, batch_sizes, rows, key;
+  recdrop::Shape shape{};
+  recdrop::Dropout dropout{};
+  std::vector<int64_t> offsets;
+  int64_t total = 0, gate_width = 0;  // N and GH
+
+  bool is(Cell cell) const { return shape.cell == cell; }
+  bool has_inner() const { return is(Cell::lstm) || is(Cell::gru); }
+  ScalarType dtype() const { return h0.scalar_type(); }
+  Tensor empty(const Sizes& sizes) const { return torch::stable::new_empty(h0, sizes); }
+  MaybeTensor empty_if(bool wanted, const Sizes& sizes) const {
+    return wanted ? MaybeTensor(empty(sizes)) : std::nullopt;
+  }
+  template <class T>
+  recdrop::Weights<T> weights(const std::vector<T>& bias) const {
+    const T* b_hn = is(Cell::gru) && b_hh ? data<T>(b_hh) + 2 * shape.hidden : nullptr;
+    return {data<T>(w_ih), data<T>(w_hh), bias.empty() ? nullptr : bias.data(), b_hn, data<T>(w_hr)};
+  }
+  // Of the input projection: both biases, but for the part that torch's GRU adds to its product.
+  template <class T>
+  std::vector<T> bias() const {
+    if (!b_ih.has_value()) return {};
+    const T *ih = data<T>(b_ih), *hh = data<T>(b_hh);
+    std::vector<T> sum(ih, ih + gate_width);
+    for (int64_t i = 0; i < (is(Cell::gru) ? 2 * shape.hidden : gate_width); ++i) sum[i] += hh[i];
+    return sum;
+  }
+};
+
+Tensor or_empty(const Scan& s, const MaybeTensor& t) { return t ? *t : s.empty({0}); }
+
+void set_cell(Scan& s, const std::string& cell, const std::string& activation, bool reverse) {
   STD_TORCH_CHECK(cell == "rnn" || cell == "lstm" || cell == "gru" || cell == "gru_paper",
                   "cell must be rnn, lstm, gru or gru_paper, got ", cell);
   STD_TORCH_CHECK(activation == "tanh" || activation == "relu", "activation must be tanh or relu, got ", activation);
-  s.cell = cell == "rnn" ? Cell::rnn : cell == "lstm" ? Cell::lstm : cell == "gru" ? Cell::gru : Cell::gru_paper;
-  s.activation = activation == "tanh" ? recdrop::Activation::tanh : recdrop::Activation::relu;
-  s.reverse = reverse;
-  STD_TORCH_CHECK(h0.dim() == 2 && h.dim() == 2 && w_hh.dim() == 2, "h, h0 and w_hh must have 2 dimensions");
-  s.batch = h0.size(0);
-  s.width = h0.size(1);
-  s.hidden = w_hh.size(0) / s.gates();
-  STD_TORCH_CHECK(w_hh.size(0) % s.gates() == 0 && (s.cell == Cell::lstm || s.width == s.hidden),
-                  "w_hh of a ", cell, " must have shape [", s.gates(), " * H, ", s.width, "], got ", text(sizes_of(w_hh)));
-  c.total = h.size(0);
-  if (batch_sizes.has_value()) {
-    STD_TORCH_CHECK(batch_sizes->dim() == 1, "batch_sizes must have one dimension");
-    s.steps = batch_sizes->size(0);
-    s.batch_sizes = Door::integers("batch_sizes", batch_sizes, {s.steps});
-    c.offsets.assign(1, 0);
-    for (int64_t t = 0; t < s.steps; ++t) {
-      const int64_t n = s.batch_sizes[t];
-      STD_TORCH_CHECK(n > 0 && n <= (t ? s.batch_sizes[t - 1] : s.batch), "batch_sizes must fall from at most ",
-                      s.batch, " and stay above 0, got ", n, " at step ", t);
-      c.offsets.push_back(c.offsets.back() + n);
-    }
-    STD_TORCH_CHECK(s.steps > 0 && s.batch_sizes[0] == s.batch && c.offsets.back() == c.total,
-                    "batch_sizes must start with ", s.batch, " and sum to ", c.total);
-    s.offsets = c.offsets.data();
-  } else {
-    s.steps = s.batch > 0 ? c.total / s.batch : 0;
-    STD_TORCH_CHECK(s.steps * s.batch == c.total, "expected a multiple of ", s.batch, " rows, got ", c.total);
+  s.shape.cell = cell == "rnn" ? Cell::rnn : cell == "lstm" ? Cell::lstm : cell == "gru" ? Cell::gru : Cell::gru_paper;
+  s.shape.activation = activation == "tanh" ? recdrop::Activation::tanh : recdrop::Activation::relu;
+  s.shape.reverse = reverse;
+}
+
+void set_steps(Scan& s) {
+  auto& shape = s.shape;
+  if (!s.batch_sizes.has_value()) {
+    shape.steps = shape.batch > 0 ? s.total / shape.batch : 0;
+    STD_TORCH_CHECK(shape.steps * shape.batch == s.total, "expected a multiple of ", shape.batch, " rows, got ", s.total);
+    return;
   }
+  STD_TORCH_CHECK(s.batch_sizes->dim() == 1, "batch_sizes must have one dimension");
+  shape.steps = s.batch_sizes->size(0);
+  s.batch_sizes = take("batch_sizes", s.batch_sizes, {shape.steps}, ScalarType::Long);
+  shape.batch_sizes = data<int64_t>(s.batch_sizes);
+  s.offsets.assign(1, 0);
+  for (int64_t t = 0; t < shape.steps; ++t) {
+    const int64_t n = shape.batch_sizes[t];
+    STD_TORCH_CHECK(n > 0 && n <= (t ? shape.batch_sizes[t - 1] : shape.batch), "batch_sizes must fall from at most ",
+                    shape.batch, " and stay above 0, got ", n, " at step ", t);
+    s.offsets.push_back(s.offsets.back() + n);
+  }
+  STD_TORCH_CHECK(shape.steps > 0 && shape.batch_sizes[0] == shape.batch && s.offsets.back() == s.total,
+                  "batch_sizes must start with ", shape.batch, " and sum to ", s.total);
+  shape.offsets = s.offsets.data();
+}
+
+void set_dropout(Scan& s, int64_t layer, const std::vector<int64_t>& thresholds, const std::vector<double>& scales,
+                 const std::vector<int64_t>& per_step, bool tied) {
   STD_TORCH_CHECK(thresholds.size() == 3 && scales.size() == 3 && per_step.size() == 3,
                   "thresholds, scales and per_step must have 3 values: update, hidden, state");
-  auto& d = c.dropout;
+  auto& d = s.dropout;
   recdrop::Site* sites[] = {&d.update, &d.hidden, &d.state};
   bool masks = false;
   for (int i = 0; i < 3; ++i) {
-    *sites[i] = {word(thresholds[i], "threshold"), scales[i], per_step[i] != 0, word(i + 4 * reverse + 8 * layer, "layer")};
+    *sites[i] = {word(thresholds[i], "threshold"), scales[i], per_step[i] != 0,
+                 word(i + 4 * s.shape.reverse + 8 * layer, "layer")};
     masks |= thresholds[i] > 0;
   }
   d.tied = tied;
-  d.rows = Door::integers("rows", rows, {s.batch});
-  STD_TORCH_CHECK(key.has_value() || !masks, "masks need a key");
-  if (key.has_value()) d.key = uint64_t(*Door::integers("key", key, {}));
-  return c;
+  s.rows = take("rows", s.rows, {s.shape.batch}, ScalarType::Long);
+  d.rows = data<int64_t>(s.rows);
+  STD_TORCH_CHECK(s.key.has_value() || !masks, "masks need a key");
+  s.key = take("key", s.key, {}, ScalarType::Long);
+  if (s.key.has_value()) d.key = uint64_t(*data<int64_t>(s.key));
 }
 
-template <class T>
-const T* in(void* p) { return static_cast<const T*>(p); }
-template <class T>
-T* to(void* p) { return static_cast<T*>(p); }
+// Checks all shapes against each other and makes everything contiguous.
+Scan checked(const Tensor& x, const Tensor& h0, const MaybeTensor& c0, const Tensor& w_ih, const Tensor& w_hh,
+             const MaybeTensor& b_ih, const MaybeTensor& b_hh, const MaybeTensor& w_hr, const MaybeTensor& batch_sizes,
+             const MaybeTensor& rows, const MaybeTensor& key, const std::string& cell, const std::string& activation,
+             bool reverse, int64_t layer, const std::vector<int64_t>& thresholds, const std::vector<double>& scales,
+             const std::vector<int64_t>& per_step, bool tied) {
+  Scan s{x, h0, w_ih, w_hh, c0, b_ih, b_hh, w_hr, batch_sizes, rows, key};
+  const ScalarType dtype = x.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                  "the native backend computes in float32 or float64");
+  STD_TORCH_CHECK(x.dim() == 2 && h0.dim() == 2 && w_hh.dim() == 2, "x, h0 and w_hh must have 2 dimensions");
+  set_cell(s, cell, activation, reverse);
+  auto& shape = s.shape;
+  shape.batch = h0.size(0);
+  shape.width = h0.size(1);
+  s.gate_width = w_hh.size(0);
+  shape.hidden = s.gate_width / shape.gates();
+  STD_TORCH_CHECK(s.gate_width % shape.gates() == 0 && (s.is(Cell::lstm) || shape.width == shape.hidden),
+                  "w_hh of this cell must have shape [", shape.gates(), " * H, ", shape.width, "], got ",
+                  text(sizes_of(w_hh)));
+  const int64_t B = shape.batch, W = shape.width, H = shape.hidden, GH = s.gate_width;
+  s.total = x.size(0);
+  s.x = take("x", x, {s.total, x.size(1)}, dtype);
+  s.h0 = take("h0", h0, {B, W}, dtype);
+  s.c0 = take("c0", c0, {B, H}, dtype);
+  s.w_ih = take("w_ih", w_ih, {GH, x.size(1)}, dtype);
+  s.w_hh = take("w_hh", w_hh, {GH, W}, dtype);
+  s.b_ih = take("b_ih", b_ih, {GH}, dtype);
+  s.b_hh = take("b_hh", b_hh, {GH}, dtype);
+  s.w_hr = take("w_hr", w_hr, {W, H}, dtype);
+  STD_TORCH_CHECK(c0.has_value() == s.is(Cell::lstm), "an LSTM, and nothing else, has c0");
+  STD_TORCH_CHECK(w_hr.has_value() == shape.projected(), "w_hr is there if and only if h and c differ in width");
+  STD_TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "there are two biases or none");
+  set_steps(s);
+  set_dropout(s, layer, thresholds, scales, per_step, tied);
+  return s;
+}
 
-// Calls f with a value of the tensor's type.
+// Calls f with a zero of the dtype.
 template <class F>
-void for_dtype(const Tensor& t, F&& f) {
+void for_dtype(ScalarType dtype, F&& f) {
   try {
-    if (t.scalar_type() == ScalarType::Float) f(float{});
+    if (dtype == ScalarType::Float) f(float{});
     else f(double{});
   } catch (const recdrop::OutOfMemory& e) {
     STD_TORCH_CHECK(false, "out of memory: ", e.bytes, " bytes of scratch space");
   }
 }
 
+// --------------------------------------------------------------------------------------- matrices
+
+template <class T>
+recdrop::Matrix<T> matrix(T* p, int64_t rows, int64_t columns) { return {p, rows, columns, columns, 1}; }
+template <class T>
+recdrop::Matrix<const T> matrix(const Tensor& t) {
+  return {data<T>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
+}
+template <class T>
+recdrop::Matrix<T> transposed(const recdrop::Matrix<T>& m) {
+  return {m.data, m.columns, m.rows, m.column_stride, m.row_stride};
+}
+template <class T>
+recdrop::Matrix<T> columns(const recdrop::Matrix<T>& m, int64_t first, int64_t count) {
+  return {m.data + first * m.column_stride, m.rows, count, m.row_stride, m.column_stride};
+}
+template <class T>
+recdrop::Matrix<T> rows(const recdrop::Matrix<T>& m, int64_t first, int64_t count) {
+  return {m.data + first * m.row_stride, count, m.columns, m.row_stride, m.column_stride};
+}
+
+// Each side's out = a b + bias, in one pass over a.
+template <class T>
+void multiply(const recdrop::Matrix<const T>& a, const std::vector<recdrop::RightSide<T>>& sides) {
+  if (a.rows > 0) kernels<T>().product(a, sides.data(), int(sides.size()), pool());
+}
+
+template <class T>
+recdrop::RightSide<T> side(const recdrop::Matrix<T>& out, const recdrop::Matrix<const T>& b, const T* bias = nullptr) {
+  return {out, {b.data, 0, b.columns, 0, 1}, b, bias};
+}
+
 // --------------------------------------------------------------------------------------------- ops
 
-void forward(MaybeTensor gates, MaybeTensor inner, Tensor h, Tensor h_n, MaybeTensor c_n, Tensor h0, MaybeTensor c0,
-             Tensor w_hh, MaybeTensor b_hn, MaybeTensor w_hr, MaybeTensor batch_sizes, MaybeTensor rows,
-             MaybeTensor key, std::string cell, std::string activation, bool reverse, int64_t layer,
-             std::vector<int64_t> thresholds, std::vector<double> scales, std::vector<int64_t> per_step, bool tied) {
-  const Config c = configure(h, h0, w_hh, batch_sizes, rows, key, cell, activation, reverse, layer, thresholds, scales,
-                             per_step, tied);
-  const auto& s = c.shape;
-  const Door door(h.scalar_type());
-  const int64_t n = c.total, H = s.hidden, W = s.width, B = s.batch;
-  void* p_h = door("h", h, {n, W});
-  void* p_gates = door("gates", gates, {n, s.gates() * H});
-  void* p_inner = door("inner", inner, {n, H});
-  void* p_h_n = door("h_n", h_n, {B, W});
-  void* p_c_n = door("c_n", c_n, {B, H});
-  void* p_h0 = door("h0", h0, {B, W});
-  void* p_c0 = door("c0", c0, {B, H});
-  void* p_w_hh = door("w_hh", w_hh, {s.gates() * H, W});
-  void* p_b_hn = door("b_hn", b_hn, {H});
-  void* p_w_hr = door("w_hr", w_hr, {W, H});
-  STD_TORCH_CHECK((p_gates != nullptr) == (s.cell != Cell::rnn), "all cells but an rnn need gates");
-  STD_TORCH_CHECK((p_inner != nullptr) == (s.cell == Cell::lstm || s.cell == Cell::gru), "lstm and gru need inner");
-  STD_TORCH_CHECK((p_c0 != nullptr && p_c_n != nullptr) == (s.cell == Cell::lstm), "an lstm needs c0 and c_n");
-  STD_TORCH_CHECK((p_w_hr != nullptr) == s.projected(), "w_hr is needed where h and c differ in width");
-  if (n == 0) return;
-  for_dtype(h, [&](auto zero) {
-    using T = decltype(zero);
-    const recdrop::Weights<T> w{in<T>(p_w_hh), in<T>(p_b_hn), in<T>(p_w_hr)};
-    const recdrop::Forward<T> io{p_gates ? to<T>(p_gates) : to<T>(p_h), to<T>(p_inner), to<T>(p_h), to<T>(p_h_n),
-                                 to<T>(p_c_n), in<T>(p_h0), in<T>(p_c0)};
-    kernels<T>().forward(s, c.dropout, w, io, pool());
-  });
+using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using EightTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+FiveTensors scan(Tensor x, Tensor h0, MaybeTensor c0, Tensor w_ih, Tensor w_hh, MaybeTensor b_ih, MaybeTensor b_hh,
+                 MaybeTensor w_hr, MaybeTensor batch_sizes, MaybeTensor rows, MaybeTensor key, std::string cell,
+                 std::string activation, bool reverse, int64_t layer, std::vector<int64_t> thresholds,
+                 std::vector<double> scales, std::vector<int64_t> per_step, bool tied) {
+  const Scan s = checked(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, rows, key, cell, activation, reverse,
+                         layer, thresholds, scales, per_step, tied);
+  const int64_t N = s.total, B = s.shape.batch, H = s.shape.hidden, GH = s.gate_width;
+  const Tensor h = s.empty({N, s.shape.width}), h_n = s.empty({B, s.shape.width});
+  const MaybeTensor gates = s.empty_if(!s.is(Cell::rnn), {N, GH}), inner = s.empty_if(s.has_inner(), {N, H});
+  const MaybeTensor c_n = s.empty_if(s.is(Cell::lstm), {B, H});
+  if (N > 0) {
+    for_dtype(s.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      const std::vector<T> bias = s.bias<T>();
+      const recdrop::Forward<T> io{
+          gates ? writable<T>(gates) : writable<T>(h),  // an RNN's h says all that backward needs
+          writable<T>(inner), writable<T>(h), writable<T>(h_n), writable<T>(c_n), data<T>(s.x), data<T>(s.h0),
+          data<T>(s.c0), x.size(1)};
+      kernels<T>().forward(s.shape, s.dropout, s.weights<T>(bias), io, pool());
+    });
+  }
+  return {h, h_n, or_empty(s, c_n), or_empty(s, gates), or_empty(s, inner)};
 }
 
-void backward(Tensor dgates, MaybeTensor dproduct, MaybeTensor seen, MaybeTensor operand, MaybeTensor dh, Tensor dh0,
-              MaybeTensor dc0, MaybeTensor dy, MaybeTensor dh_n, MaybeTensor dc_n, MaybeTensor gates, MaybeTensor inner,
-              Tensor h, Tensor h0, MaybeTensor c0, Tensor w_hh, MaybeTensor w_hr, MaybeTensor batch_sizes,
-              MaybeTensor rows, MaybeTensor key, std::string cell, std::string activation, bool reverse, int64_t layer,
-              std::vector<int64_t> thresholds, std::vector<double> scales, std::vector<int64_t> per_step, bool tied) {
-  const Config c = configure(h, h0, w_hh, batch_sizes, rows, key, cell, activation, reverse, layer, thresholds, scales,
-                             per_step, tied);
-  const auto& s = c.shape;
-  const Door door(h.scalar_type());
-  const int64_t n = c.total, H = s.hidden, W = s.width, B = s.batch, G = s.gates();
-  void* p_dgates = door("dgates", dgates, {n, G * H});
-  void* p_dproduct = door("dproduct", dproduct, {n, G * H});
-  void* p_seen = tied ? door("seen", seen, {n, W}) : door("seen", seen, {G, n, W});
-  void* p_operand = door("operand", operand, {n, H});
-  void* p_dh = door("dh", dh, {n, W});
-  void* p_dh0 = door("dh0", dh0, {B, W});
-  void* p_dc0 = door("dc0", dc0, {B, H});
-  void* p_dy = door("dy", dy, {n, W});
-  void* p_dh_n = door("dh_n", dh_n, {B, W});
-  void* p_dc_n = door("dc_n", dc_n, {B, H});
-  void* p_gates = door("gates", gates, {n, G * H});
-  void* p_inner = door("inner", inner, {n, H});
-  void* p_h = door("h", h, {n, W});
-  void* p_h0 = door("h0", h0, {B, W});
-  void* p_c0 = door("c0", c0, {B, H});
-  void* p_w_hh = door("w_hh", w_hh, {G * H, W});
-  void* p_w_hr = door("w_hr", w_hr, {W, H});
-  STD_TORCH_CHECK((p_gates != nullptr) == (s.cell != Cell::rnn), "all cells but an rnn need gates");
-  STD_TORCH_CHECK((p_inner != nullptr) == (s.cell == Cell::lstm || s.cell == Cell::gru), "lstm and gru need inner");
-  STD_TORCH_CHECK((p_c0 != nullptr && p_dc0 != nullptr) == (s.cell == Cell::lstm), "an lstm needs c0 and dc0");
-  STD_TORCH_CHECK((p_dproduct != nullptr) == (s.cell == Cell::gru), "a gru needs dproduct");
-  STD_TORCH_CHECK((p_w_hr != nullptr && p_dh != nullptr) == s.projected(), "a projected lstm needs w_hr and dh");
-  STD_TORCH_CHECK((p_operand != nullptr) == (s.projected() || s.cell == Cell::gru_paper), "operand does not fit the cell");
-  if (n == 0) return;
-  for_dtype(h, [&](auto zero) {
-    using T = decltype(zero);
-    const recdrop::Weights<T> w{in<T>(p_w_hh), nullptr, in<T>(p_w_hr)};
-    const recdrop::Backward<T> io{
-        in<T>(p_dy), in<T>(p_dh_n), in<T>(p_dc_n), in<T>(p_gates), in<T>(p_inner), in<T>(p_h), in<T>(p_h0),
-        in<T>(p_c0), to<T>(p_dgates), to<T>(p_dproduct), to<T>(p_seen), to<T>(p_operand), to<T>(p_dh),
-        to<T>(p_dh0), to<T>(p_dc0)};
-    kernels<T>().backward(s, c.dropout, w, io, pool());
-  });
+// Gradients of W_ih and W_hh: what came back times what had gone in.
+template <class T>
+void weight_gradients(const Scan& s, const Tensor& dw_ih, const Tensor& dw_hh, const Tensor& dgates, const Tensor& through,
+                      const MaybeTensor& seen, const MaybeTensor& operand, const Tensor& h) {
+  const int64_t N = s.total, B = s.shape.batch, H = s.shape.hidden, W = s.shape.width;
+  const auto d = matrix<T>(through), saw_h0 = matrix<T>(s.h0);
+  const auto to = matrix(writable<T>(dw_hh), s.gate_width, W);
+  const auto from_x = side<T>(matrix(writable<T>(dw_ih), s.gate_width, s.x.size(1)), matrix<T>(s.x));
+  auto from_h = side<T>(to, saw_h0);
+  if (seen.has_value()) {
+    from_h = side<T>(to, matrix<T>(*seen));
+  } else if (s.shape.reverse) {  // h of the step after, and h0 at the last one
+    from_h.top = rows(matrix<T>(h), B, N - B), from_h.rest = saw_h0;
+  } else {  // h0 at the first step, and h of the step before
+    from_h.top = saw_h0, from_h.rest = rows(matrix<T>(h), 0, N - B);
+  }
+  const bool paper = s.is(Cell::gru_paper), untied = seen.has_value() && !s.dropout.tied;
+  if (!paper && !untied && &dgates == &through) return multiply<T>(transposed(d), {from_x, from_h});
+  multiply<T>(transposed(matrix<T>(dgates)), {from_x});
+  const int64_t gates = paper ? 2 : s.shape.gates();
+  if (paper) {  // the candidate saw r * h
+    multiply<T>(transposed(columns(d, 2 * H, H)), {side<T>(rows(to, 2 * H, H), matrix<T>(*operand))});
+  }
+  if (!untied) {
+    from_h.out = rows(to, 0, gates * H);
+    return multiply<T>(transposed(columns(d, 0, gates * H)), {from_h});
+  }
+  for (int64_t gate = 0; gate < gates; ++gate) {
+    const recdrop::Matrix<const T> saw{data<T>(seen) + gate * N * W, N, W, W, 1};
+    multiply<T>(transposed(columns(d, gate * H, H)), {side<T>(rows(to, gate * H, H), saw)});
+  }
 }
 
-void product(Tensor out, Tensor a, Tensor b, MaybeTensor bias, bool accumulate) {
+EightTensors scan_backward(MaybeTensor dh, MaybeTensor dh_n, MaybeTensor dc_n, Tensor x, Tensor h0, MaybeTensor c0,
+                           Tensor w_ih, Tensor w_hh, MaybeTensor b_ih, MaybeTensor b_hh, MaybeTensor w_hr,
+                           MaybeTensor batch_sizes, MaybeTensor rows, MaybeTensor key, Tensor h, Tensor gates,
+                           Tensor inner, std::string cell, std::string activation, bool reverse, int64_t layer,
+                           std::vector<int64_t> thresholds, std::vector<double> scales, std::vector<int64_t> per_step,
+                           bool tied, bool need_dx) {
+  const Scan s = checked(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, rows, key, cell, activation, reverse,
+                         layer, thresholds, scales, per_step, tied);
+  const auto& shape = s.shape;
+  const int64_t N = s.total, B = shape.batch, H = shape.hidden, W = shape.width, GH = s.gate_width;
+  dh = take("dh", dh, {N, W}, s.dtype());
+  dh_n = take("dh_n", dh_n, {B, W}, s.dtype());
+  dc_n = take("dc_n", dc_n, {B, H}, s.dtype());
+  h = take("h", h, {N, W}, s.dtype());
+  const MaybeTensor saved_gates = s.is(Cell::rnn) ? std::nullopt : take("gates", MaybeTensor(gates), {N, GH}, s.dtype());
+  const MaybeTensor saved_inner = s.has_inner() ? take("inner", MaybeTensor(inner), {N, H}, s.dtype()) : std::nullopt;
+
+  const Tensor dx = need_dx ? s.empty({N, x.size(1)}) : s.empty({0});
+  const Tensor dh0 = s.empty({B, W}), dw_ih = s.empty({GH, x.size(1)}), dw_hh = s.empty({GH, W});
+  const MaybeTensor dc0 = s.empty_if(s.is(Cell::lstm), {B, H}), dw_hr = s.empty_if(shape.projected(), {W, H});
+  const MaybeTensor db_ih = s.empty_if(s.b_ih.has_value(), {GH}), db_hh = s.empty_if(s.b_ih.has_value(), {GH});
+
+  const Tensor dgates = s.empty({N, GH});
+  const MaybeTensor dproduct = s.empty_if(s.is(Cell::gru), {N, GH});
+  const MaybeTensor operand = s.empty_if(shape.projected() || s.is(Cell::gru_paper), {N, H});
+  const MaybeTensor whole_dh = s.empty_if(shape.projected(), {N, W});
+  const MaybeTensor seen = s.empty_if(s.dropout.hidden.acts() || s.batch_sizes.has_value(),
+                                      tied ? Sizes{N, W} : Sizes{shape.gates(), N, W});
+  for_dtype(s.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    if (N > 0) {
+      const recdrop::Backward<T> io{
+          data<T>(dh), data<T>(dh_n), data<T>(dc_n), data<T>(saved_gates), data<T>(saved_inner), data<T>(h),
+          data<T>(s.h0), data<T>(s.c0), writable<T>(dgates), writable<T>(dproduct), writable<T>(seen),
+          writable<T>(operand), writable<T>(whole_dh), need_dx ? writable<T>(dx) : nullptr, writable<T>(dh0),
+          writable<T>(dc0), x.size(1)};
+      kernels<T>().backward(shape, s.dropout, s.weights<T>({}), io, pool());
+    }
+    const Tensor& through = dproduct ? *dproduct : dgates;
+    const auto d = matrix<T>(dgates);
+    weight_gradients<T>(s, dw_ih, dw_hh, dgates, through, seen, operand, h);
+    if (dw_hr) {
+      multiply<T>(transposed(matrix<T>(*whole_dh)), {side<T>(matrix(writable<T>(*dw_hr), W, H), matrix<T>(*operand))});
+    }
+    if (!db_ih) return;
+    kernels<T>().sum_columns(d, writable<T>(db_ih), pool());
+    if (dproduct) kernels<T>().sum_columns(matrix<T>(through), writable<T>(db_hh), pool());
+    else std::copy_n(data<T>(db_ih), GH, writable<T>(db_hh));
+  });
+  return {dx, dh0, or_empty(s, dc0), dw_ih, dw_hh, or_empty(s, db_ih), or_empty(s, db_hh), or_empty(s, dw_hr)};
+}
+
+// out = a b + bias: the products of the scan alone, for tests and benchmarks.
+void product(Tensor out, Tensor a, Tensor b, MaybeTensor bias) {
   STD_TORCH_CHECK(out.dim() == 2 && a.dim() == 2 && b.dim() == 2, "a product is of matrices");
   STD_TORCH_CHECK(a.size(1) == b.size(0) && out.size(0) == a.size(0) && out.size(1) == b.size(1), "cannot multiply ",
                   text(sizes_of(a)), " and ", text(sizes_of(b)), " into ", text(sizes_of(out)));
   STD_TORCH_CHECK(out.stride(1) == 1 || out.size(1) <= 1, "rows of the result must be contiguous");
-  const Door door(out.scalar_type());
-  void* p_bias = door("bias", bias, {out.size(1)});
-  for (const Tensor* t : {&a, &b}) {
-    STD_TORCH_CHECK(t->is_cpu() && t->scalar_type() == out.scalar_type(), "factors must share the result's dtype and device");
-  }
-  if (out.numel() == 0) return;
-  for_dtype(out, [&](auto zero) {
+  const ScalarType dtype = out.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "a product is of float32 or float64");
+  check("out", out, sizes_of(out), dtype);
+  check("a", a, sizes_of(a), dtype);
+  check("b", b, sizes_of(b), dtype);
+  const MaybeTensor added = take("bias", bias, {out.size(1)}, dtype);
+  for_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    auto matrix = [](const Tensor& t) {
-      return recdrop::Matrix<const T>{static_cast<const T*>(t.const_data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1)};
-    };
-    kernels<T>().product({static_cast<T*>(out.mutable_data_ptr()), out.size(0), out.size(1), out.stride(0), 1},
-                         matrix(a), matrix(b), in<T>(p_bias), accumulate, pool());
+    if (out.numel() == 0) return;
+    multiply<T>(matrix<T>(a), {side<T>({writable<T>(out), out.size(0), out.size(1), out.stride(0), 1}, matrix<T>(b), data<T>(added))});
   });
 }
 
+// out = name(x): for tests of the error.
 void nonlinearity(Tensor out, Tensor x, std::string name) {
   STD_TORCH_CHECK(name == "sigmoid" || name == "tanh", "expected sigmoid or tanh, got ", name);
-  const Door door(out.scalar_type());
-  void *p_out = door("out", out, sizes_of(out)), *p_x = door("x", x, sizes_of(out));
-  for_dtype(out, [&](auto zero) {
+  const ScalarType dtype = out.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "expected float32 or float64");
+  STD_TORCH_CHECK(out.is_contiguous(), "out must be contiguous");
+  check("out", out, sizes_of(out), dtype);
+  const Tensor from = take("x", x, sizes_of(out), dtype);
+  for_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    kernels<T>().nonlinearity(name == "tanh", in<T>(p_x), to<T>(p_out), out.numel());
+    kernels<T>().nonlinearity(name == "tanh", data<T>(from), writable<T>(out), out.numel());
   });
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(recdrop, CPU, m) {
-  m.impl("native_forward", TORCH_BOX(&forward));
-  m.impl("native_backward", TORCH_BOX(&backward));
+  m.impl("scan", TORCH_BOX(&scan));
+  m.impl("scan_backward", TORCH_BOX(&scan_backward));
   m.impl("native_product", TORCH_BOX(&product));
   m.impl("native_nonlinearity", TORCH_BOX(&nonlinearity));
 }

@@ -219,7 +219,13 @@ struct Loop {
         update(d.update, d, s, s.hidden, 1, pool), hidden(d.hidden, d, s, s.width, views, pool),
         state(d.state, d, s, s.hidden, 1, pool) {}
 
-  int64_t blocks() const { return most(units, outputs); }
+  // Whether the products with W_ih go into the loop. With rows enough in a step they cost no more
+  // there, and the gates' side of them never travels through memory; with few rows, or weights that
+  // push W_hh out of the cache, one product for all steps is better.
+  bool projects(int64_t inputs) const {
+    constexpr int64_t enough_rows = 16, small = 2 << 20;
+    return shape.batch >= enough_rows && shape.gates() * shape.hidden * inputs * int64_t(sizeof(T)) <= small;
+  }
 
   // The row of the step before t in the direction of the recurrence, or -1.
   int64_t previous(int64_t t, int64_t b) const {
@@ -249,10 +255,12 @@ struct Loop {
   // [end - begin, width].
   static void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, const T* panel, int64_t depth,
                          T* out, const T* add = nullptr, int64_t add_stride = 0) {
-    for_tiles(end - begin, [&](int64_t, int64_t at, int count) {
-      tile_product<T, false>(count, a.at(view, begin + at), a.stride, panel, depth, out + at * width, width,
+    const Tiles tiles(end - begin);
+    for (int64_t tile = 0; tile < tiles.number; ++tile) {
+      const int64_t at = tiles.first(tile);
+      tile_product<T, false>(tiles.height(tile), a.at(view, begin + at), a.stride, panel, depth, out + at * width, width,
                              add ? add + at * add_stride : nullptr, add_stride);
-    });
+    }
   }
 
   const Shape& shape;
@@ -272,11 +280,17 @@ struct ForwardLoop : Loop<T> {
       Base::units, Base::views, Base::width;
 
   ForwardLoop(const Shape& s, const Dropout& d, const Weights<T>& w, const Forward<T>& io, const Pool& pool)
-      : Base(s, d, pool), io(io),
+      : Base(s, d, pool), io(io), within(Base::projects(io.inputs)),
+        input(w.w_ih, within ? s.gates() : 0, s.hidden, io.inputs, true, pool),
         recurrent(w.w_hh, s.gates(), s.hidden, s.width, true, pool),
         projection(w.w_hr, s.projected(), s.width, s.hidden, true, pool),
         seen{{views, s.batch, s.width}, {views, s.batch, s.width}},
-        operand(1, two_phases ? s.batch : 0, s.hidden), state(1, s.batch, s.hidden) {
+        operand(1, two_phases ? s.batch : 0, s.hidden), state(1, s.batch, s.hidden), bias(s.gates(), 1, s.hidden) {
+    for (int gate = 0; gate < s.gates(); ++gate) {
+      for (int64_t i = 0; i < bias.stride; ++i) {
+        bias.at(gate, 0)[i] = w.bias != nullptr && i < s.hidden ? w.bias[gate * s.hidden + i] : T(0);
+      }
+    }
     layer = {};
     layer.shape = s, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
     layer.gates = io.gates, layer.inner = io.inner;
@@ -333,10 +347,12 @@ struct ForwardLoop : Loop<T> {
       Base::template expect<1>(io.inner, shape.hidden, block * width, t, begin, end);
       const int first_gate = second ? 2 : 0, gates = second ? 1 : paper ? 2 : shape.gates();
       for (int gate = 0; gate < gates; ++gate) {
-        const bool alone = shape.cell == Cell::gru && gate == 2;  // r comes between its two terms
-        const int view = second || views == 1 ? 0 : gate;
-        pre_activation(second ? operand : view_of_h, view, first_gate + gate, block, t, begin, end, !alone,
-                       x + gate * gate_stride);
+        const bool apart = shape.cell == Cell::gru && gate == 2;  // r comes between its two terms
+        const int of = first_gate + gate, view = second || views == 1 ? 0 : gate;
+        T *sum = x + gate * gate_stride, *from_input = apart ? x + 3 * gate_stride : sum;
+        project(of, block, t, begin, end, from_input);
+        Base::rows_times(second ? operand : view_of_h, view, begin, end, recurrent.at(of, block), recurrent.depth, sum,
+                         apart ? nullptr : sum, width);
       }
       for (int64_t b = begin; b < end; ++b) {
         const Place<T> place = Base::place(t, b, block * width, scratch);
@@ -354,19 +370,24 @@ struct ForwardLoop : Loop<T> {
     }
   }
 
-  // One gate of one block: W_hh times what it sees, plus the input projection unless without.
-  void pre_activation(const Operand<T>& seen_by_gate, int view, int gate, int64_t block, int64_t t, int64_t begin,
-                      int64_t end, bool with_input, T* x) const {
-    const int64_t stride = shape.gates() * shape.hidden, unit = block * width, n = shape.hidden - unit;
-    const T* input = gate_of(layer, layer.gates, shape.offset(t) + begin, gate, unit);
-    Base::template expect<1>(io.gates, stride, gate * shape.hidden + unit, t, begin, end);
-    const bool whole = with_input && n >= width;  // else the last rows' end is the array's
-    Base::rows_times(seen_by_gate, view, begin, end, recurrent.at(gate, block), recurrent.depth, x,
-                     whole ? input : nullptr, stride);
-    if (whole || !with_input) return;
-    for (int64_t b = begin; b < end; ++b, x += width, input += stride) {
-      for (int64_t i = 0; i < n; ++i) x[i] += input[i];
+  // One gate of one block of the input projection, for some rows of step t, to x.
+  void project(int gate, int64_t block, int64_t t, int64_t begin, int64_t end, T* x) const {
+    const int64_t at = shape.offset(t) + begin, unit = block * width;
+    T* y = gate_of(layer, layer.gates, at, gate, unit);
+    const int64_t stride = shape.gates() * shape.hidden;
+    if (within) {
+      const Tiles tiles(end - begin);
+      for (int64_t tile = 0; tile < tiles.number; ++tile) {
+        const int64_t first = tiles.first(tile);
+        tile_product<T, false>(tiles.height(tile), io.x + (at + first) * io.inputs, io.inputs, input.at(gate, block),
+                               input.depth, x + first * width, width, bias.at(gate, 0) + unit, 0);
+      }
+    } else {  // there already
+      for (int64_t b = begin; b < end; ++b) {
+        store_block(x + (b - begin) * width, load_block(y + (b - begin) * stride, shape.hidden - unit));
+      }
     }
+    Base::template expect<1>(io.gates, stride, gate * shape.hidden + unit, t, begin, end);
   }
 
   // h_n and c_n: each row's last state.
@@ -383,19 +404,27 @@ struct ForwardLoop : Loop<T> {
   }
 
   int64_t phases() const { return two_phases ? 2 * shape.steps : shape.steps; }
+  int64_t most_blocks() const { return most(units, outputs); }
   int64_t blocks_of(int64_t phase) const { return two_phases && phase % 2 == 1 ? outputs : units; }
 
   const Forward<T>& io;
-  const Panels<T> recurrent, projection;
-  const Operand<T> seen[2], operand, state;
+  const bool within;  // the input projection
+  const Panels<T> input, recurrent, projection;
+  const Operand<T> seen[2], operand, state, bias;
   Layer<T> layer;
 };
 
 template <class T>
 void forward(const Shape& shape, const Dropout& dropout, const Weights<T>& weights, const Forward<T>& io, const Pool& pool) {
   ForwardLoop<T> loop(shape, dropout, weights, io, pool);
+  if (!loop.within) {
+    const int64_t n = shape.offset(shape.steps), width = shape.gates() * shape.hidden;
+    const RightSide<T> all{{io.gates, n, width, width, 1}, {nullptr, 0, width, 0, 1},
+                           {weights.w_ih, io.inputs, width, 1, io.inputs}, weights.bias};
+    product({io.x, n, io.inputs, io.inputs, 1}, &all, 1, pool);
+  }
   in_parallel(pool, 1, [&](int64_t) { loop.start(Group{0, shape.batch, 1, nullptr, 0}); });
-  for_groups(shape, loop.blocks(), pool, [&](Group& group, int me) {
+  for_groups(shape, loop.most_blocks(), pool, [&](Group& group, int me) {
     work(group, me, loop.phases(), [&](int64_t phase) { return loop.blocks_of(phase); },
          [&](int64_t phase, int64_t block) { loop.task(group, phase, block); });
   });
@@ -414,6 +443,8 @@ struct BackwardLoop : Loop<T> {
 
   BackwardLoop(const Shape& s, const Dropout& d, const Weights<T>& w, const Backward<T>& io, const Pool& pool)
       : Base(s, d, pool), io(io), direct(s.cell == Cell::gru || paper),
+        within(io.dx != nullptr && Base::projects(io.inputs)),
+        input(w.w_ih, within ? s.gates() : 0, s.hidden, io.inputs, false, pool),
         recurrent(w.w_hh, s.gates(), s.hidden, s.width, false, pool),
         projection(w.w_hr, s.projected(), s.width, s.hidden, false, pool),
         dp{{4, s.batch, s.hidden}, {4, s.batch, s.hidden}},
@@ -472,9 +503,30 @@ struct BackwardLoop : Loop<T> {
     }
   }
 
+  // dx of step q - 1, one block of it.
+  void input_gradient(const Group& group, int64_t q, int64_t block) {
+    const int64_t t = time(q - 1), last = least(group.end, shape.rows(t)), unit = block * width;
+    alignas(64) T product[chunk * width];
+    for (int64_t begin = group.begin; begin < last; begin += chunk) {
+      const int64_t end = least(last, begin + chunk);
+      for (int gate = 0; gate < shape.gates(); ++gate) {
+        Base::rows_times(dp[(q - 1) & 1], input_view(gate), begin, end, input.at(gate, block), input.depth, product,
+                         gate == 0 ? nullptr : product, width);
+      }
+      T* to = io.dx + (shape.offset(t) + begin) * io.inputs + unit;
+      for (int64_t b = begin; b < end; ++b, to += io.inputs) {
+        store_block(to, load_block(product + (b - begin) * width), io.inputs - unit);
+      }
+    }
+  }
+
+  // Where the gradient of a gate's input projection is in dp; torch's GRU has its candidate's apart.
+  int input_view(int gate) const { return shape.cell == Cell::gru && gate == 2 ? 3 : gate; }
+
   void task(const Group& group, int64_t phase, int64_t block) {
     const bool second = two_phases && phase % 2 == 1;
     const int64_t q = two_phases ? phase / 2 : phase, unit = block * width;
+    if (!second && block >= outputs) return input_gradient(group, q, block - outputs);
     const bool ended = q == shape.steps;
     if (!ended && (!two_phases || second)) {
       const int64_t t = time(q), last = least(group.end, shape.rows(t)), row_width = shape.gates() * shape.hidden;
@@ -528,10 +580,9 @@ struct BackwardLoop : Loop<T> {
   void record(int64_t t, int64_t q, int64_t begin, int64_t end, int64_t unit) {
     const int64_t n = shape.hidden - unit;
     for (int gate = 0; gate < shape.gates(); ++gate) {
-      const bool alone = shape.cell == Cell::gru && gate == 2;
       for (int64_t b = begin; b < end; ++b) {
         const int64_t at = shape.offset(t) + b;
-        store_block(gate_of(layer, io.dgates, at, gate, unit), load_block(dp[q & 1].at(alone ? 3 : gate, b) + unit), n);
+        store_block(gate_of(layer, io.dgates, at, gate, unit), load_block(dp[q & 1].at(input_view(gate), b) + unit), n);
         if (io.dproduct == nullptr) continue;
         store_block(gate_of(layer, io.dproduct, at, gate, unit), load_block(dp[q & 1].at(gate, b) + unit), n);
       }
@@ -572,11 +623,16 @@ struct BackwardLoop : Loop<T> {
 
   int64_t gate_stride() const { return dp[0].at(1, 0) - dp[0].at(0, 0); }
   int64_t phases() const { return (two_phases ? 2 : 1) * (shape.steps + 1); }
-  int64_t blocks_of(int64_t phase) const { return two_phases && phase % 2 == 1 ? units : outputs; }
+  int64_t most_blocks() const { return most(units, outputs + input.blocks); }
+  int64_t blocks_of(int64_t phase) const {
+    if (two_phases && phase % 2 == 1) return units;
+    return phase > 0 && within ? outputs + input.blocks : outputs;
+  }
 
   const Backward<T>& io;
   const bool direct;
-  const Panels<T> recurrent, projection;
+  const bool within;  // the product that gives dx
+  const Panels<T> input, recurrent, projection;
   const Operand<T> dp[2], carry, dc, dh;
   Layer<T> layer;
 };
@@ -585,10 +641,15 @@ template <class T>
 void backward(const Shape& shape, const Dropout& dropout, const Weights<T>& weights, const Backward<T>& io, const Pool& pool) {
   BackwardLoop<T> loop(shape, dropout, weights, io, pool);
   loop.start(Group{0, shape.batch, 1, nullptr, 0});
-  for_groups(shape, loop.blocks(), pool, [&](Group& group, int me) {
+  for_groups(shape, loop.most_blocks(), pool, [&](Group& group, int me) {
     work(group, me, loop.phases(), [&](int64_t phase) { return loop.blocks_of(phase); },
          [&](int64_t phase, int64_t block) { loop.task(group, phase, block); });
   });
+  if (io.dx == nullptr || loop.within) return;
+  const int64_t n = shape.offset(shape.steps), width = shape.gates() * shape.hidden;
+  const RightSide<T> all{{io.dx, n, io.inputs, io.inputs, 1}, {nullptr, 0, io.inputs, 0, 1},
+                         {weights.w_ih, width, io.inputs, io.inputs, 1}};
+  product({io.dgates, n, width, width, 1}, &all, 1, pool);
 }
 
 template <class T>
