@@ -360,7 +360,7 @@ EightTensors scan_backward(MaybeTensor dh, MaybeTensor dh_n, MaybeTensor dc_n, T
   const int64_t N = s.total, B = shape.batch, H = shape.hidden, W = shape.width, GH = s.gate_width;
   dh = take("dh", dh, {N, W}, s.dtype());
   dh_n = take("dh_n", dh_n, {B, W}, s.dtype());
-  dc_n = take("dc_n", dc_n, {B, H}, s.dtype());
+  dc_n = s.is(Cell::lstm) ? take("dc_n", dc_n, {B, H}, s.dtype()) : std::nullopt;
   h = take("h", h, {N, W}, s.dtype());
   const MaybeTensor saved_gates = s.is(Cell::rnn) ? std::nullopt : take("gates", MaybeTensor(gates), {N, GH}, s.dtype());
   const MaybeTensor saved_inner = s.has_inner() ? take("inner", MaybeTensor(inner), {N, H}, s.dtype()) : std::nullopt;

@@ -221,10 +221,11 @@ struct Loop {
 
   // Whether the products with W_ih go into the loop. With rows enough in a step they cost no more
   // there, and the gates' side of them never travels through memory; with few rows, or weights that
-  // push W_hh out of the cache, one product for all steps is better.
+  // push W_hh out of the cache, one product for all steps is better; and so it is for the rounding of
+  // long sums, which it takes in parts.
   bool projects(int64_t inputs) const {
-    constexpr int64_t enough_rows = 16, small = 2 << 20;
-    return shape.batch >= enough_rows && shape.gates() * shape.hidden * inputs * int64_t(sizeof(T)) <= small;
+    constexpr int64_t enough_rows = 16, small = 2 << 20, longest_sum = 1024;
+    return shape.batch >= enough_rows && inputs <= longest_sum && shape.gates() * shape.hidden * inputs * int64_t(sizeof(T)) <= small;
   }
 
   // The row of the step before t in the direction of the recurrence, or -1.
