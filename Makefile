@@ -17,9 +17,9 @@ NATIVE := setup.py $(wildcard src/recdrop/csrc/*)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[lab]"
 	touch $@
 
-.venv/test: .venv/lab
+.venv/test: .venv/base pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[lab,test]"
-	touch $@
+	touch .venv/lab $@
 
 demo: .venv/lab
 	$(BIN)/recdrop reproduce table1 --scale quick --workers 2 --out out/table1 \

@@ -953,9 +953,10 @@ def test_no_mask_is_saved(cell, sampling):
 
 # ---------------------------------------------------------------------------------- nonlinearities
 
-# Largest error seen, in units in the last place of the true value: 2.92 in float32, 2.72 in
-# float64. Below the smallest normal number a unit is that number's own.
-MOST_UNITS = 3.0
+# Largest error seen, in units in the last place of the true value, over every eleventh float32 and
+# 24 million float64: 2.92 and 2.95 of the sigmoid, 3.20 and 3.13 of tanh. Below the smallest normal
+# number a unit is that number's own.
+MOST_UNITS = 3.25
 TRUTHS = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh}
 
 
