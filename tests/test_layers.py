@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import recdrop
 from recdrop import RecurrentDropout
+from recdrop.backends import BACKENDS
 from tests.helpers import OURS, TORCHS, tensors
 
 
@@ -205,8 +206,10 @@ def test_compile_gives_the_same_bits(cell, x, what):
         out = tensors(f(given))
         sum(o.sum() for o in out).backward()
         results.append([*out, *(p.grad.clone() for p in layer.parameters())])
+    # Where nothing is dropped, eager runs torch's own kernel, which cannot be part of a graph.
+    tolerance = {"rtol": 0, "atol": 0} if what in ("training", "packed") else {}
     for a, b in zip(*results, strict=True):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, **tolerance)
     if what == "training":
         assert not torch.equal(tensors(compiled(given))[0], results[1][0])
 
@@ -311,7 +314,8 @@ def test_explain_backend_draws_nothing_and_says_why(x):
     assert torch.equal(torch.get_rng_state(), before)
     assert "stock: no: " in text
     assert "update at rate 0.25" in text
-    assert "reference: runs this call" in text
+    runs = "native" if BACKENDS["native"].missing() is None else "reference"
+    assert f"{runs}: runs this call" in text
     lstm.backend = "stock"
     assert "reference: not asked" in recdrop.explain_backend(lstm, x)
 
