@@ -533,6 +533,18 @@ def mask_scan(cell, site, hidden, width, dtype, lengths):
     )
 
 
+BYTES_OF_A_PANEL = {"portable": 32, "avx2": 64, "avx512": 128}  # two registers
+
+
+def by_rows(saved, parts=1):
+    """[N, parts, H] of an array that the kernels keep in panels, each [N, w], part by part."""
+    n, hidden = len(saved), saved.shape[1] // parts
+    panel = BYTES_OF_A_PANEL[native.instruction_set()] // saved.itemsize
+    widths = [min(panel, hidden - unit) for unit in range(0, hidden, panel)]
+    panels = saved.flatten().split([n * w for w in widths] * parts)
+    return torch.cat([p.view(n, -1) for p in panels], dim=1).unflatten(1, (parts, hidden))
+
+
 def observed_mask(cell, site, tied, at, how):
     """Which units a scan kept, as its outputs show: [N, units]."""
     out = scan(at, how)
@@ -540,12 +552,14 @@ def observed_mask(cell, site, tied, at, how):
         if cell != "lstm projected":
             assert not (out.h.abs() > 1e-20).logical_xor(out.h.abs() > 1e-3).any()
             return out.h.abs() > 1e-3
-        return out.inner.abs() > 1e-3
+        return by_rows(out.inner)[:, 0].abs() > 1e-3
     blind = scan(at._replace(w_hh=torch.zeros_like(at.w_hh)), how)
-    name = "h" if cell == "rnn" else "gates"
-    kept = getattr(out, name) != getattr(blind, name)
     width = at.h0.shape[1]
-    by_gate = kept.unflatten(-1, (SCANS[cell], -1))[..., :width]
+    if cell == "rnn":
+        by_gate = (out.h != blind.h)[:, None]
+    else:
+        saw = by_rows(out.gates, SCANS[cell]), by_rows(blind.gates, SCANS[cell])
+        by_gate = (saw[0] != saw[1])[..., :width]
     if tied:
         assert (by_gate == by_gate[:, :1]).all()
         return by_gate[:, 0]

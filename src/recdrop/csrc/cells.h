@@ -5,11 +5,12 @@
 template <class T>
 struct Layer {
   Shape shape;
+  int64_t total;  // N
   Weights<T> weights;
   const T *h0, *c0, *h;   // forward writes h through its own pointer
   T *gates, *inner;       // forward
-  const T *saved_gates, *saved_inner, *dy;  // backward
-  T *dgates, *dproduct, *operand;           // backward
+  const T *saved_gates, *saved_inner;  // backward
+  T* operand;                          // backward, [N, H] in panels that are all of one width
 };
 
 // Where a cell works.
@@ -19,6 +20,7 @@ struct Place {
   int64_t previous;       // row of the step before, or -1: the initial state
   int64_t b;              // row of the state
   int64_t unit;           // first unit of the block
+  int64_t saved, saved_before;  // of `at` and `previous` in arrays in panels; see panel_offset
   const T *update, *state;  // factors of the sites, or null
 };
 
@@ -28,14 +30,15 @@ RECDROP_INLINE Block<T> previous_h(const Layer<T>& l, const Place<T>& p, int64_t
   return load_block((p.previous < 0 ? l.h0 + p.b * width : l.h + p.previous * width) + p.unit, n);
 }
 
-// Gate number `gate` at this place, in an [N, gates * H] array.
+// Gate number `gate` at this place, in an array with each gate in panels.
 template <class T>
-RECDROP_INLINE T* gate_of(const Layer<T>& l, T* array, int64_t at, int gate, int64_t unit) {
-  return array + (at * l.shape.gates() + gate) * l.shape.hidden + unit;
+RECDROP_INLINE auto* gate_of(const Layer<T>& l, auto* array, const Place<T>& p, int gate) {
+  return array + gate * l.shape.hidden * l.total + p.saved;
 }
+
 template <class T>
-RECDROP_INLINE const T* gate_of(const Layer<T>& l, const T* array, int64_t at, int gate, int64_t unit) {
-  return array + (at * l.shape.gates() + gate) * l.shape.hidden + unit;
+RECDROP_INLINE T* operand_of(const Layer<T>& l, const Place<T>& p) {
+  return l.operand + p.unit * l.total + p.at * panel_width<T>;
 }
 
 template <bool acts, class T>
@@ -60,7 +63,7 @@ struct Rnn {
   }
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh, T* dp, int64_t, T*, T*) {
     const int64_t unit = p.unit, n = l.shape.hidden - unit;
-    const Block<T> y = load_block(gate_of(l, l.h, p.at, 0, unit), n);
+    const Block<T> y = load_block(l.h + p.at * l.shape.hidden + unit, n);
     const Block<T> dx = load_block(dh) * slope<T, f>(y);
     store_block(dp, dx);
   }
@@ -76,8 +79,8 @@ struct Lstm {
     const Block<T> update = drop<on_update>(g, p.update);  // Eq. 9, this paper
     const Block<T> c = drop<on_state>(f_gate * load_block(state) + i * update, p.state);  // Eqs. 5, 8
     const Block<T> y[4] = {i, f_gate, g, o};
-    for (int gate = 0; gate < 4; ++gate) store_block(gate_of(l, l.gates, p.at, gate, unit), y[gate], n);
-    store_block(l.inner + p.at * l.shape.hidden + unit, c, n);
+    for (int gate = 0; gate < 4; ++gate) store_block(gate_of(l, l.gates, p, gate), y[gate], n);
+    store_block(l.inner + p.saved, c, n);
     store_block(state, c);
     store_block(h, o * activate<T, f>(c));  // Eq. 6
   }
@@ -85,11 +88,11 @@ struct Lstm {
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh_, T* dp, int64_t gate_stride, T*, T* dc_) {
     const int64_t unit = p.unit, n = l.shape.hidden - unit;
     Block<T> y[4];
-    for (int g = 0; g < 4; ++g) y[g] = load_block(gate_of(l, l.saved_gates, p.at, g, unit), n);
+    for (int g = 0; g < 4; ++g) y[g] = load_block(gate_of(l, l.saved_gates, p, g), n);
     const Block<T> i = y[0], f_gate = y[1], g = y[2], o = y[3];
-    const Block<T> c = load_block(l.saved_inner + p.at * l.shape.hidden + unit, n);
+    const Block<T> c = load_block(l.saved_inner + p.saved, n);
     const int64_t hidden = l.shape.hidden;
-    const Block<T> c_prev = load_block((p.previous < 0 ? l.c0 + p.b * hidden : l.saved_inner + p.previous * hidden) + unit, n);
+    const Block<T> c_prev = load_block(p.previous < 0 ? l.c0 + p.b * hidden + unit : l.saved_inner + p.saved_before, n);
     const Block<T> fc = activate<T, f>(c), update = drop<on_update>(g, p.update);
     const Block<T> dh = load_block(dh_);
     const Block<T> dc = drop<on_state>(load_block(dc_) + dh * o * slope<T, f>(fc), p.state);
@@ -98,7 +101,7 @@ struct Lstm {
         drop<on_update>(dc * i, p.update) * slope<T, f>(g), dh * fc * sigmoid_slope<T>(o)};
     for (int gate = 0; gate < 4; ++gate) store_block(dp + gate * gate_stride, dx[gate]);
     store_block(dc_, dc * f_gate);
-    if (l.operand != nullptr) store_block(l.operand + p.at * l.shape.hidden + unit, o * fc, n);
+    if (l.operand != nullptr) store_block(operand_of(l, p), o * fc);
   }
 };
 
@@ -112,21 +115,21 @@ struct Gru {
     Block<T> inner = load_block(x + 2 * gate_stride);
     if (l.weights.b_hn != nullptr) inner = inner + load_block(l.weights.b_hn + unit, n);
     const Block<T> g = activate<T, f>(load_block(x + 3 * gate_stride) + r * inner);
-    T* y = gate_of(l, l.gates, p.at, 0, unit);
     const Block<T> update = drop<on_update>(g, p.update);
     const Block<T> h_t = drop<on_state>((T(1) - z) * update + z * load_block(state), p.state);
-    store_block(y, r, n), store_block(y + l.shape.hidden, z, n), store_block(y + 2 * l.shape.hidden, g, n);
-    store_block(l.inner + p.at * l.shape.hidden + unit, inner, n);
+    store_block(gate_of(l, l.gates, p, 0), r, n), store_block(gate_of(l, l.gates, p, 1), z, n);
+    store_block(gate_of(l, l.gates, p, 2), g, n);
+    store_block(l.inner + p.saved, inner, n);
     store_block(state, h_t);
     store_block(h, h_t);
   }
 
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh_, T* dp, int64_t gate_stride, T* carry, T*) {
     const int64_t unit = p.unit, n = l.shape.hidden - unit;
-    const Block<T> r = load_block(gate_of(l, l.saved_gates, p.at, 0, unit), n);
-    const Block<T> z = load_block(gate_of(l, l.saved_gates, p.at, 1, unit), n);
-    const Block<T> g = load_block(gate_of(l, l.saved_gates, p.at, 2, unit), n);
-    const Block<T> inner = load_block(l.saved_inner + p.at * l.shape.hidden + unit, n);
+    const Block<T> r = load_block(gate_of(l, l.saved_gates, p, 0), n);
+    const Block<T> z = load_block(gate_of(l, l.saved_gates, p, 1), n);
+    const Block<T> g = load_block(gate_of(l, l.saved_gates, p, 2), n);
+    const Block<T> inner = load_block(l.saved_inner + p.saved, n);
     const Block<T> h_prev = previous_h(l, p, n), update = drop<on_update>(g, p.update);
     const Block<T> dh = drop<on_state>(load_block(dh_), p.state);
     const Block<T> dg = drop<on_update>(dh * (T(1) - z), p.update) * slope<T, f>(g);
@@ -147,18 +150,18 @@ struct GruPaper {
     const int64_t unit = p.unit, n = l.shape.hidden - unit;
     Block<T> r = load_block(x), z = load_block(x + gate_stride);
     sigmoids(r, z);  // Eq. 10
-    store_block(gate_of(l, l.gates, p.at, 0, unit), r, n);
-    store_block(gate_of(l, l.gates, p.at, 1, unit), z, n);
+    store_block(gate_of(l, l.gates, p, 0), r, n);
+    store_block(gate_of(l, l.gates, p, 1), z, n);
     store_block(operand, r * load_block(seen));
   }
 
   static void forward(const Layer<T>& l, const Place<T>& p, const T* x, int64_t, T* state, T* h) {
     const int64_t unit = p.unit, n = l.shape.hidden - unit;
-    const Block<T> z = load_block(gate_of(l, l.gates, p.at, 1, unit), n), h_prev = load_block(state);
+    const Block<T> z = load_block(gate_of(l, l.gates, p, 1), n), h_prev = load_block(state);
     const Block<T> g = activate<T, f>(load_block(x));  // Eq. 11
     const Block<T> update = drop<on_update>(g, p.update);  // Eq. 13
     const Block<T> h_t = drop<on_state>((T(1) - z) * h_prev + z * update, p.state);  // Eq. 12
-    store_block(gate_of(l, l.gates, p.at, 2, unit), g, n);
+    store_block(gate_of(l, l.gates, p, 2), g, n);
     store_block(state, h_t);
     store_block(h, h_t);
   }
@@ -166,8 +169,8 @@ struct GruPaper {
   // dp takes the gates' gradients, of which r's comes with backward_gates.
   static void backward(const Layer<T>& l, const Place<T>& p, const T* dh_, T* dp, int64_t gate_stride, T* carry, T*) {
     const int64_t unit = p.unit, n = l.shape.hidden - unit;
-    const Block<T> z = load_block(gate_of(l, l.saved_gates, p.at, 1, unit), n);
-    const Block<T> g = load_block(gate_of(l, l.saved_gates, p.at, 2, unit), n);
+    const Block<T> z = load_block(gate_of(l, l.saved_gates, p, 1), n);
+    const Block<T> g = load_block(gate_of(l, l.saved_gates, p, 2), n);
     const Block<T> h_prev = previous_h(l, p, n), update = drop<on_update>(g, p.update);
     const Block<T> dh = drop<on_state>(load_block(dh_), p.state);
     const Block<T> dg = drop<on_update>(dh * z, p.update) * slope<T, f>(g);
@@ -180,12 +183,12 @@ struct GruPaper {
   // doperand [panel_width]: gradient of r * seen; seen_factor: of the hidden site, or null.
   static void backward_gates(const Layer<T>& l, const Place<T>& p, const T* doperand, const T* seen_factor, T* dp, T* carry) {
     const int64_t unit = p.unit, n = l.shape.hidden - unit;
-    const Block<T> r = load_block(gate_of(l, l.saved_gates, p.at, 0, unit), n), d = load_block(doperand);
+    const Block<T> r = load_block(gate_of(l, l.saved_gates, p, 0), n), d = load_block(doperand);
     const Block<T> factor = seen_factor != nullptr ? load_block(seen_factor) : Block<T>{{splat<T>(1), splat<T>(1)}};
     const Block<T> seen = previous_h(l, p, n) * factor;
     const Block<T> dr = d * seen * sigmoid_slope<T>(r);
     store_block(dp, dr);
     store_block(carry, load_block(carry) + d * r * factor);
-    store_block(l.operand + p.at * l.shape.hidden + unit, r * seen, n);
+    store_block(operand_of(l, p), r * seen);
   }
 };

@@ -27,25 +27,25 @@ RECDROP_INLINE void unrolled(F&& f) {
 #define RECDROP_UNROLLED(i, n, ...) \
   unrolled<n>([&](auto i##_) __attribute__((always_inline)) { constexpr int i = decltype(i##_)::value; __VA_ARGS__; })
 
-// out [rows, panel_width] = a [rows, K] * panel + add [rows, panel_width], if there is any. `a` is
-// row-major, or where `columns` is set column-major with tile_rows values to a column. Few rows take
-// several sums side by side, since one sum would wait for itself.
-template <class T, int rows, bool columns>
+// The first `halves` vectors of each row of out [rows, panel_width] = a [rows, K] * panel + add, if
+// there is any. `a` is row-major, or where `columns` is set column-major; a_stride is that of its rows
+// or columns. Few rows take several sums side by side, since one sum would wait for itself.
+template <class T, int rows, int halves, bool columns>
 void small_product(
     const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, const T* add, int64_t add_stride) {
-  constexpr int chains = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
+  constexpr int chains = rows * halves >= 8 ? 1 : rows * halves >= 4 ? 2 : 4;
   constexpr int L = lanes<T>;
-  Vec<T> sum[chains][rows][2];
-  RECDROP_UNROLLED(c, chains, RECDROP_UNROLLED(i, rows, (sum[c][i][0] = Vec<T>{}, sum[c][i][1] = Vec<T>{})));
+  Vec<T> sum[chains][rows][halves];
+  RECDROP_UNROLLED(c, chains, RECDROP_UNROLLED(i, rows, RECDROP_UNROLLED(j, halves, (sum[c][i][j] = Vec<T>{}))));
   const T* row[rows];
   RECDROP_UNROLLED(i, rows, row[i] = a + i * a_stride);
   auto step = [&](int64_t at, auto chain_) __attribute__((always_inline)) {
     constexpr int c = decltype(chain_)::value;
-    const Vec<T> b0 = load(panel + at * 2 * L), b1 = load(panel + at * 2 * L + L);
+    Vec<T> b[halves];
+    RECDROP_UNROLLED(j, halves, b[j] = load(panel + at * 2 * L + j * L));
     RECDROP_UNROLLED(i, rows, {
-      const T x = columns ? a[at * tile_rows + i] : row[i][at];
-      sum[c][i][0] += x * b0;
-      sum[c][i][1] += x * b1;
+      const T x = columns ? a[at * a_stride + i] : row[i][at];
+      RECDROP_UNROLLED(j, halves, sum[c][i][j] += x * b[j]);
     });
   };
   int64_t at = 0;
@@ -53,23 +53,25 @@ void small_product(
     unrolled<chains>([&](auto c) __attribute__((always_inline)) { step(at + decltype(c)::value, c); });
   }
   for (; at < k; ++at) step(at, Int<0>{});
-  RECDROP_UNROLLED(i, rows, {
-    Vec<T> low = sum[0][i][0], high = sum[0][i][1];
-    for (int c = 1; c < chains; ++c) low += sum[c][i][0], high += sum[c][i][1];
-    T* to = out + i * out_stride;
-    if (add != nullptr) low += load(add + i * add_stride), high += load(add + i * add_stride + L);
-    store(to, low);
-    store(to + L, high);
-  });
+  RECDROP_UNROLLED(i, rows, RECDROP_UNROLLED(j, halves, {
+    Vec<T> total = sum[0][i][j];
+    for (int c = 1; c < chains; ++c) total += sum[c][i][j];
+    if (add != nullptr) total += load(add + i * add_stride + j * L);
+    store(out + i * out_stride + j * L, total);
+  }));
 }
 
+// For up to tile_rows rows; of `valid` columns, where one vector holds them, only that one.
 template <class T, bool columns>
 void tile_product(
-    int rows, const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, const T* add = nullptr,
-    int64_t add_stride = 0) {
+    int rows, int64_t valid, const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride,
+    const T* add = nullptr, int64_t add_stride = 0) {
+  const bool half = valid <= lanes<T>;
   switch (rows) {
-#define RECDROP_ROWS(n) \
-  case n: return small_product<T, n, columns>(a, a_stride, panel, k, out, out_stride, add, add_stride);
+#define RECDROP_ROWS(n)                                                                                           \
+  case n:                                                                                                         \
+    return half ? small_product<T, n, 1, columns>(a, a_stride, panel, k, out, out_stride, add, add_stride)        \
+                : small_product<T, n, 2, columns>(a, a_stride, panel, k, out, out_stride, add, add_stride);
     RECDROP_ROWS(1) RECDROP_ROWS(2) RECDROP_ROWS(3) RECDROP_ROWS(4) RECDROP_ROWS(5) RECDROP_ROWS(6)
 #if RECDROP_VECTOR_BYTES == 64
     RECDROP_ROWS(7) RECDROP_ROWS(8)
@@ -127,39 +129,6 @@ void pack_panel(const Matrix<const T>& b, int64_t first, int64_t from, int64_t k
   }
 }
 
-// A block of A as tiles, tile_rows * stride apart: by rows, `stride` values each, or where A's
-// columns are contiguous by columns of tile_rows values.
-template <class T>
-void pack_tiles(const T* a, int64_t row_stride, int64_t column_stride, const Tiles& tiles, int64_t k, bool columns, int64_t stride, T* block) {
-  for (int64_t c = 0; columns && c < k; ++c, a += column_stride) {
-    T* to = block + c * tile_rows;
-    const T* from = a;
-    const T* ahead = a + (c + 8 < k ? 8 * column_stride : 0);  // too short and too far apart for hardware
-    for (int64_t i = 0; i < tiles.rows; i += 64 / sizeof(T)) __builtin_prefetch(ahead + i, 0, 3);
-    for (int64_t tile = 0; tile < tiles.number; ++tile, to += tile_rows * stride) {
-      const int height = tiles.height(tile);
-      if (height == tile_rows) {
-        __builtin_memcpy(to, from, tile_rows * sizeof(T));
-      } else {
-        for (int i = 0; i < height; ++i) to[i] = from[i];
-      }
-      from += height;
-    }
-  }
-  if (columns) return;
-  for (int64_t tile = 0; tile < tiles.number; ++tile) {
-    for (int i = 0; i < tiles.height(tile); ++i) {
-      const T* row = a + (tiles.first(tile) + i) * row_stride;
-      T* to = block + (tile * tile_rows + i) * stride;
-      if (column_stride == 1) {
-        __builtin_memcpy(to, row, k * sizeof(T));
-      } else {
-        for (int64_t c = 0; c < k; ++c) to[c] = row[c * column_stride];
-      }
-    }
-  }
-}
-
 // Memory that is not initialised and ends with its owner.
 template <class T>
 class Scratch {
@@ -198,87 +167,178 @@ void in_parallel(const Pool& pool, int64_t tasks, F&& f) {
   }
 }
 
-// Rows [from, from + k) of b, some columns, of which some may be its top's.
+// Right-hand sides of products, several of one shape: [parts][blocks][depth][panel_width].
 template <class T>
-void pack_panel(const RightSide<T>& right, int64_t first, int64_t from, int64_t k, T* panel) {
-  const int64_t above = most(0, least(k, right.top.rows - from));
-  if (above > 0) pack_panel(right.top, first, from, above, panel);
-  if (above < k) pack_panel(right.rest, first, from + above - right.top.rows, k - above, panel + above * panel_width<T>);
+class Panels {
+ public:
+  Panels(int64_t parts, int64_t depth, int64_t columns)
+      : parts(parts), depth(depth), columns(columns), blocks(divide_up(columns, panel_width<T>)),
+        data_(parts * blocks * depth * panel_width<T>) {}
+
+  // Rows [from, from + k) of every part, k the rows of what matrix_of(part) returns.
+  template <class F>
+  void pack(const Pool& pool, int64_t from, F&& matrix_of) {
+    in_parallel(pool, parts * blocks, [&](int64_t i) {
+      const Matrix<const T> b = matrix_of(i / blocks);
+      const int64_t block = i % blocks;
+      pack_panel(b, block * panel_width<T>, 0, b.rows, at(i / blocks, block) + from * panel_width<T>);
+    });
+  }
+  T* at(int64_t part, int64_t block) const { return data_ + (part * blocks + block) * depth * panel_width<T>; }
+  int64_t valid(int64_t block) const { return least(panel_width<T>, columns - block * panel_width<T>); }
+
+  const int64_t parts, depth, columns, blocks;
+
+ private:
+  Scratch<T> data_;
+};
+
+constexpr int64_t part_of_depth = 384;  // so much of K at a time that what is read again stays near
+
+// Some rows of the columns of one panel: to = a * panel, plus what is there if `more`, else plus bias.
+template <class T, bool columns>
+void tile_into(int rows, const T* a, int64_t a_stride, const T* panel, int64_t k, T* to, int64_t to_stride, int64_t valid,
+               bool more, const T* bias) {
+  constexpr int width = panel_width<T>;
+  if (valid == width) {
+    return tile_product<T, columns>(rows, valid, a, a_stride, panel, k, to, to_stride, more ? to : bias, more ? to_stride : 0);
+  }
+  alignas(64) T edge[tile_rows * width];
+  tile_product<T, columns>(rows, valid, a, a_stride, panel, k, edge, width);
+  for (int i = 0; i < rows; ++i, to += to_stride) {
+    Block<T> sum = load_block(edge + i * width, valid);
+    if (more) sum = sum + load_block(to, valid);
+    else if (bias != nullptr) sum = sum + load_block(bias, valid);
+    store_block(to, sum, valid);
+  }
 }
 
+// Where the columns of one panel of a product go: rows of out_stride values.
 template <class T>
-void product(const Matrix<const T>& a, const RightSide<T>* right, int sides, const Pool& pool) {
-  constexpr int width = panel_width<T>;
-  constexpr int64_t depth = 384;       // of K at a time: a panel's part stays in the first cache
-  constexpr int64_t height = 12 * tile_rows;  // rows of A at a time: they stay in the second
-  constexpr int64_t breadth = 16;      // panels per task
-  const int64_t first_side = divide_up(right[0].out.columns, width);
-  const int64_t panels = first_side + (sides > 1 ? divide_up(right[1].out.columns, width) : 0);
-  const int64_t parts = most(1, divide_up(a.columns, depth));
-  Scratch<T> packed(panels * width * a.columns);
-  auto panel_at = [&](int64_t panel, int64_t part) {
-    return packed + (part * depth * panels + panel * least(depth, a.columns - part * depth)) * width;
-  };
-  auto side_of = [&](int64_t panel) -> const RightSide<T>& { return right[panel >= first_side]; };
-  auto column_of = [&](int64_t panel) { return (panel >= first_side ? panel - first_side : panel) * width; };
-  in_parallel(pool, panels, [&](int64_t panel) {
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t k = least(depth, a.columns - part * depth);
-      pack_panel(side_of(panel), column_of(panel), part * depth, k, panel_at(panel, part));
-    }
-  });
-  const bool columns = a.row_stride == 1 && a.column_stride != 1;
-  const int64_t blocks = divide_up(a.rows, height), strips = divide_up(panels, breadth);
-  in_parallel(pool, blocks * strips, [&](int64_t task) {
+struct Target {
+  T* out;
+  int64_t out_stride;
+  const T* bias;
+};
+
+// left [rows, K] times right, for all of its parts. pack(first, tiles, from, k, stride, block) copies
+// rows [first, first + tiles.rows) and columns [from, from + k) of left to rows of `stride` values,
+// each tile's at tile_rows * stride; target(part, block) says where a panel's product goes.
+template <class T, class Pack, class Place>
+void product(int64_t rows, Pack&& pack, const Panels<T>& right, Place&& target, const Pool& pool) {
+  constexpr int64_t height = 12 * tile_rows;  // rows at a time: they stay in the second cache
+  constexpr int64_t breadth = 16;             // panels per task
+  const int64_t panels = right.parts * right.blocks, parts = most(1, divide_up(right.depth, part_of_depth));
+  const int64_t strips = divide_up(panels, breadth);
+  in_parallel(pool, divide_up(rows, height) * strips, [&](int64_t task) {
     const int64_t first = task / strips * height;
     const int64_t begin = task % strips * breadth, end = least(panels, begin + breadth);
-    constexpr int64_t stride = depth + 16;  // not a power of two: rows must not share cache sets
+    constexpr int64_t stride = part_of_depth + 16;  // not a power of two: rows must not share cache sets
     alignas(64) T block[height * stride];
-    const Tiles tiles(least(height, a.rows - first));
+    const Tiles tiles(least(height, rows - first));
     for (int64_t part = 0; part < parts; ++part) {
-      const int64_t from = part * depth, k = least(depth, a.columns - from);
-      pack_tiles(a.data + first * a.row_stride + from * a.column_stride, a.row_stride, a.column_stride, tiles, k, columns,
-                 stride, block);
+      const int64_t from = part * part_of_depth, k = least(part_of_depth, right.depth - from);
+      pack(first, tiles, from, k, stride, block);
       for (int64_t panel = begin; panel < end; ++panel) {
-        const RightSide<T>& side = side_of(panel);
-        const Matrix<T>& out = side.out;
-        const int64_t column = column_of(panel), valid = out.columns - column;
-        const bool whole = valid >= width;
-        const T* bias = part == 0 && side.bias ? side.bias + column : nullptr;
+        const int64_t of = panel / right.blocks, column = panel % right.blocks;
+        const Target<T> to = target(of, column);
         for (int64_t tile = 0; tile < tiles.number; ++tile) {
-          const T* left = block + tile * tile_rows * stride;
-          T* to = out.data + (first + tiles.first(tile)) * out.row_stride + column;
-          alignas(64) T edge[tile_rows * width];
-          T* target = whole ? to : edge;
-          const int64_t target_stride = whole ? out.row_stride : width;
-          const T* term = !whole ? nullptr : part > 0 ? to : bias;
-          const int tall = tiles.height(tile);
-          (columns ? tile_product<T, true> : tile_product<T, false>)(
-              tall, left, stride, panel_at(panel, part), k, target, target_stride, term, part > 0 ? target_stride : 0);
-          if (whole) continue;
-          for (int i = 0; i < tall; ++i, to += out.row_stride) {
-            Block<T> sum = load_block(edge + i * width);
-            if (part > 0) sum = sum + load_block(to, valid);
-            if (bias != nullptr) sum = sum + load_block(bias, valid);
-            store_block(to, sum, valid);
-          }
+          tile_into<T, false>(tiles.height(tile), block + tile * tile_rows * stride, stride,
+                              right.at(of, column) + from * panel_width<T>, k,
+                              to.out + (first + tiles.first(tile)) * to.out_stride, to.out_stride, right.valid(column),
+                              part > 0, to.bias);
         }
       }
     }
   });
 }
 
-// sums [columns] of a, whose rows are contiguous.
+// Packs a matrix for `product`.
 template <class T>
-void sum_columns(const Matrix<const T>& a, T* out, const Pool& pool) {
-  constexpr int64_t strip = 8 * panel_width<T>;
-  in_parallel(pool, divide_up(a.columns, strip), [&](int64_t task) {
-    const int64_t begin = task * strip, end = least(a.columns, begin + strip);
-    alignas(64) T sum[strip] = {};
-    for (int64_t row = 0; row < a.rows; ++row) {
-      const T* from = a.data + row * a.row_stride;
-      for (int64_t c = begin; c < end; ++c) sum[c - begin] += from[c];
+auto rows_of(const Matrix<const T>& a) {
+  return [a](int64_t first, const Tiles& tiles, int64_t from, int64_t k, int64_t stride, T* block) {
+    for (int64_t tile = 0; tile < tiles.number; ++tile) {
+      for (int i = 0; i < tiles.height(tile); ++i) {
+        const T* row = a.data + (first + tiles.first(tile) + i) * a.row_stride + from * a.column_stride;
+        T* to = block + (tile * tile_rows + i) * stride;
+        if (a.column_stride == 1) {
+          __builtin_memcpy(to, row, k * sizeof(T));
+        } else {
+          for (int64_t c = 0; c < k; ++c) to[c] = row[c * a.column_stride];
+        }
+      }
     }
-    for (int64_t c = begin; c < end; ++c) out[c] = sum[c - begin];
+  };
+}
+
+// Arrays [n, columns] in panels: the columns of a panel lie together, [n, w], and one panel after the
+// other, w being panel_width but in the last. What a step needs of a block of units is one stretch.
+template <class T>
+constexpr int64_t panel_offset(int64_t n, int64_t columns, int64_t row, int64_t column) {
+  return column * n + row * least(panel_width<T>, columns - column);
+}
+
+// Packs an [n, parts * columns] array, each part in panels, for `product`.
+template <class T>
+auto rows_of_panels(const T* a, int64_t n, int64_t columns, const int* parts) {
+  return [=](int64_t first, const Tiles& tiles, int64_t from, int64_t k, int64_t stride, T* block) {
+    for (int64_t done = 0; done < k;) {
+      const int64_t part = (from + done) / columns, column = (from + done) % columns;
+      const int64_t begin = column / panel_width<T> * panel_width<T>, w = least(panel_width<T>, columns - begin);
+      const int64_t count = least(w - (column - begin), k - done);
+      const T* row = a + parts[part] * columns * n + panel_offset<T>(n, columns, first, begin) + (column - begin);
+      for (int64_t tile = 0; tile < tiles.number; ++tile) {
+        for (int i = 0; i < tiles.height(tile); ++i, row += w) {
+          __builtin_memcpy(block + (tile * tile_rows + i) * stride + done, row, count * sizeof(T));
+        }
+      }
+      done += count;
+    }
+  };
+}
+
+// out [rows, C] = left^T right: left [K, rows] in panels, right a part of K rows and C columns.
+template <class T>
+struct Transposed {
+  const T* left;
+  int64_t rows;
+  const Panels<T>* right;
+  int64_t part;
+  T* out;
+};
+
+constexpr int max_products = 9;  // that one layer's gradients take: two for each gate, and the projection's
+
+template <class T>
+void products(const Transposed<T>* all, int count, const Pool& pool) {
+  constexpr int width = panel_width<T>;
+  constexpr int64_t height = 3, breadth = 16;  // panels of the left, of the right per task
+  int64_t tasks[max_products + 1] = {};
+  for (int i = 0; i < count; ++i) {
+    tasks[i + 1] = tasks[i] + divide_up(all[i].rows, height * width) * divide_up(all[i].right->blocks, breadth);
+  }
+  in_parallel(pool, tasks[count], [&](int64_t task) {
+    int i = 0;
+    while (task >= tasks[i + 1]) ++i;
+    const Transposed<T>& p = all[i];
+    const int64_t n = p.right->depth, strips = divide_up(p.right->blocks, breadth);
+    const int64_t first = (task - tasks[i]) / strips * height * width, last = least(p.rows, first + height * width);
+    const int64_t begin = (task - tasks[i]) % strips * breadth, end = least(p.right->blocks, begin + breadth);
+    int64_t from = 0;
+    do {
+      const int64_t k = least(part_of_depth, n - from);
+      for (int64_t panel = begin; panel < end; ++panel) {
+        for (int64_t row = first; row < last; row += width) {
+          const int64_t w = least(width, p.rows - row);
+          const Tiles tiles(w);
+          for (int64_t tile = 0; tile < tiles.number; ++tile) {
+            tile_into<T, true>(tiles.height(tile), p.left + panel_offset<T>(n, p.rows, from, row) + tiles.first(tile), w,
+                               p.right->at(p.part, panel) + from * width, k,
+                               p.out + (row + tiles.first(tile)) * p.right->columns + panel * width, p.right->columns,
+                               p.right->valid(panel), from > 0, nullptr);
+          }
+        }
+      }
+    } while ((from += part_of_depth) < n);
   });
 }

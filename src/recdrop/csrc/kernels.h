@@ -58,11 +58,13 @@ struct Weights {
 };
 
 // x     [N, I]   read only
-// gates [N, GH]  written: the gates after their nonlinearities; backward needs it unchanged; of an RNN
-//                the same memory as h
+// gates [N, GH]  written: the gates after their nonlinearities; null for an RNN, whose h says it all
 // inner [N, H]   written: LSTM c; GRU reset after: U_n h + b_hn; else null
 // h     [N, W]   written: the output
 // h0 [B, W], c0 [B, H] read only; h_n, c_n of the same shapes written; c0, c_n of an LSTM only
+//
+// Backward needs gates and inner as they are; their values lie in an order of the kernels' own (see
+// panel_offset), so that a step's share of some units is one stretch of memory.
 template <class T>
 struct Forward {
   T *gates, *inner, *h, *h_n, *c_n;
@@ -71,19 +73,15 @@ struct Forward {
 };
 
 // dy [N, W], dh_n [B, W], dc_n [B, H]  gradients of the outputs; null where there is none
-// gates, inner, h, h0, c0              as forward left them
-// dgates    [N, GH]  written: gradient of the input projection
-// dproduct  [N, GH]  written for GRU reset after: gradient of the recurrent product; else null
-// seen      [N, W], untied [G, N, W]   written if not null: d(h_prev), what the product saw
-// operand   [N, H]   written: what the second product saw: projected LSTM o * f(c); paper's GRU
-//                    r * d(h_prev); else null
-// dh        [N, W]   written for a projected LSTM: whole gradient of each h; else null
-// dx        [N, I]   written if not null
-// dh0 [B, W], dc0 [B, H]  written; dc0 of an LSTM only
+// gates, inner, h, x, h0, c0           as forward took and left them
+// dx [N, I]                            written if not null
+// dw_ih [GH, I], dw_hh [GH, W], dh0 [B, W]  written
+// db_ih, db_hh [GH]                    written if not null
+// dc0 [B, H], dw_hr [P, H]             written; dc0 of an LSTM, dw_hr of a projected one only
 template <class T>
 struct Backward {
-  const T *dy, *dh_n, *dc_n, *gates, *inner, *h, *h0, *c0;
-  T *dgates, *dproduct, *seen, *operand, *dh, *dx, *dh0, *dc0;
+  const T *dy, *dh_n, *dc_n, *gates, *inner, *h, *x, *h0, *c0;
+  T *dx, *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dh0, *dc0;
   int64_t inputs;  // I
 };
 
@@ -94,15 +92,6 @@ struct Matrix {
   int64_t rows, columns, row_stride, column_stride;
 };
 
-// out [M, N], rows contiguous, is to be a [M, K] b [K, N] + bias [N]. The first rows of b may lie
-// elsewhere than the rest.
-template <class T>
-struct RightSide {
-  Matrix<T> out;
-  Matrix<const T> top, rest;
-  const T* bias = nullptr;
-};
-
 struct Kernels {
   const char* name;
   template <class T>
@@ -110,9 +99,8 @@ struct Kernels {
     void (*forward)(const Shape&, const Dropout&, const Weights<T>&, const Forward<T>&, const Pool&);
     void (*backward)(
         const Shape&, const Dropout&, const Weights<T>&, const Backward<T>&, const Pool&);
-    // right[i].out = a right[i].b + bias for one or two right-hand sides, which share one pass over a
-    void (*product)(const Matrix<const T>& a, const RightSide<T>* right, int sides, const Pool&);
-    void (*sum_columns)(const Matrix<const T>& a, T* sums, const Pool&);  // a's rows contiguous
+    // out [M, N] = a [M, K] b [K, N] + bias [N]; out's rows contiguous, bias may be null
+    void (*product)(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias, const Matrix<T>& out, const Pool&);
     // y = f(x) of n values, f the sigmoid (0) or tanh (1); for tests of their errors
     void (*nonlinearity)(int which, const T* x, T* y, int64_t n);
   };

@@ -254,38 +254,6 @@ void for_dtype(ScalarType dtype, F&& f) {
   }
 }
 
-// --------------------------------------------------------------------------------------- matrices
-
-template <class T>
-recdrop::Matrix<T> matrix(T* p, int64_t rows, int64_t columns) { return {p, rows, columns, columns, 1}; }
-template <class T>
-recdrop::Matrix<const T> matrix(const Tensor& t) {
-  return {data<T>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
-}
-template <class T>
-recdrop::Matrix<T> transposed(const recdrop::Matrix<T>& m) {
-  return {m.data, m.columns, m.rows, m.column_stride, m.row_stride};
-}
-template <class T>
-recdrop::Matrix<T> columns(const recdrop::Matrix<T>& m, int64_t first, int64_t count) {
-  return {m.data + first * m.column_stride, m.rows, count, m.row_stride, m.column_stride};
-}
-template <class T>
-recdrop::Matrix<T> rows(const recdrop::Matrix<T>& m, int64_t first, int64_t count) {
-  return {m.data + first * m.row_stride, count, m.columns, m.row_stride, m.column_stride};
-}
-
-// Each side's out = a b + bias, in one pass over a.
-template <class T>
-void multiply(const recdrop::Matrix<const T>& a, const std::vector<recdrop::RightSide<T>>& sides) {
-  if (a.rows > 0) kernels<T>().product(a, sides.data(), int(sides.size()), pool());
-}
-
-template <class T>
-recdrop::RightSide<T> side(const recdrop::Matrix<T>& out, const recdrop::Matrix<const T>& b, const T* bias = nullptr) {
-  return {out, {b.data, 0, b.columns, 0, 1}, b, bias};
-}
-
 // --------------------------------------------------------------------------------------------- ops
 
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -306,46 +274,12 @@ FiveTensors scan(Tensor x, Tensor h0, MaybeTensor c0, Tensor w_ih, Tensor w_hh, 
       using T = decltype(zero);
       const std::vector<T> bias = s.bias<T>();
       const recdrop::Forward<T> io{
-          gates ? writable<T>(gates) : writable<T>(h),  // an RNN's h says all that backward needs
-          writable<T>(inner), writable<T>(h), writable<T>(h_n), writable<T>(c_n), data<T>(s.x), data<T>(s.h0),
-          data<T>(s.c0), x.size(1)};
+          writable<T>(gates), writable<T>(inner), writable<T>(h), writable<T>(h_n), writable<T>(c_n),
+          data<T>(s.x), data<T>(s.h0), data<T>(s.c0), x.size(1)};
       kernels<T>().forward(s.shape, s.dropout, s.weights<T>(bias), io, pool());
     });
   }
   return {h, h_n, or_empty(s, c_n), or_empty(s, gates), or_empty(s, inner)};
-}
-
-// Gradients of W_ih and W_hh: what came back times what had gone in.
-template <class T>
-void weight_gradients(const Scan& s, const Tensor& dw_ih, const Tensor& dw_hh, const Tensor& dgates, const Tensor& through,
-                      const MaybeTensor& seen, const MaybeTensor& operand, const Tensor& h) {
-  const int64_t N = s.total, B = s.shape.batch, H = s.shape.hidden, W = s.shape.width;
-  const auto d = matrix<T>(through), saw_h0 = matrix<T>(s.h0);
-  const auto to = matrix(writable<T>(dw_hh), s.gate_width, W);
-  const auto from_x = side<T>(matrix(writable<T>(dw_ih), s.gate_width, s.x.size(1)), matrix<T>(s.x));
-  auto from_h = side<T>(to, saw_h0);
-  if (seen.has_value()) {
-    from_h = side<T>(to, matrix<T>(*seen));
-  } else if (s.shape.reverse) {  // h of the step after, and h0 at the last one
-    from_h.top = rows(matrix<T>(h), B, N - B), from_h.rest = saw_h0;
-  } else {  // h0 at the first step, and h of the step before
-    from_h.top = saw_h0, from_h.rest = rows(matrix<T>(h), 0, N - B);
-  }
-  const bool paper = s.is(Cell::gru_paper), untied = seen.has_value() && !s.dropout.tied;
-  if (!paper && !untied && &dgates == &through) return multiply<T>(transposed(d), {from_x, from_h});
-  multiply<T>(transposed(matrix<T>(dgates)), {from_x});
-  const int64_t gates = paper ? 2 : s.shape.gates();
-  if (paper) {  // the candidate saw r * h
-    multiply<T>(transposed(columns(d, 2 * H, H)), {side<T>(rows(to, 2 * H, H), matrix<T>(*operand))});
-  }
-  if (!untied) {
-    from_h.out = rows(to, 0, gates * H);
-    return multiply<T>(transposed(columns(d, 0, gates * H)), {from_h});
-  }
-  for (int64_t gate = 0; gate < gates; ++gate) {
-    const recdrop::Matrix<const T> saw{data<T>(seen) + gate * N * W, N, W, W, 1};
-    multiply<T>(transposed(columns(d, gate * H, H)), {side<T>(rows(to, gate * H, H), saw)});
-  }
 }
 
 EightTensors scan_backward(MaybeTensor dh, MaybeTensor dh_n, MaybeTensor dc_n, Tensor x, Tensor h0, MaybeTensor c0,
@@ -370,32 +304,19 @@ EightTensors scan_backward(MaybeTensor dh, MaybeTensor dh_n, MaybeTensor dc_n, T
   const MaybeTensor dc0 = s.empty_if(s.is(Cell::lstm), {B, H}), dw_hr = s.empty_if(shape.projected(), {W, H});
   const MaybeTensor db_ih = s.empty_if(s.b_ih.has_value(), {GH}), db_hh = s.empty_if(s.b_ih.has_value(), {GH});
 
-  const Tensor dgates = s.empty({N, GH});
-  const MaybeTensor dproduct = s.empty_if(s.is(Cell::gru), {N, GH});
-  const MaybeTensor operand = s.empty_if(shape.projected() || s.is(Cell::gru_paper), {N, H});
-  const MaybeTensor whole_dh = s.empty_if(shape.projected(), {N, W});
-  const MaybeTensor seen = s.empty_if(s.dropout.hidden.acts() || s.batch_sizes.has_value(),
-                                      tied ? Sizes{N, W} : Sizes{shape.gates(), N, W});
   for_dtype(s.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    if (N > 0) {
-      const recdrop::Backward<T> io{
-          data<T>(dh), data<T>(dh_n), data<T>(dc_n), data<T>(saved_gates), data<T>(saved_inner), data<T>(h),
-          data<T>(s.h0), data<T>(s.c0), writable<T>(dgates), writable<T>(dproduct), writable<T>(seen),
-          writable<T>(operand), writable<T>(whole_dh), need_dx ? writable<T>(dx) : nullptr, writable<T>(dh0),
-          writable<T>(dc0), x.size(1)};
-      kernels<T>().backward(shape, s.dropout, s.weights<T>({}), io, pool());
+    if (N == 0) {
+      for (const MaybeTensor& t : {MaybeTensor(dh0), MaybeTensor(dw_ih), MaybeTensor(dw_hh), dc0, dw_hr, db_ih, db_hh}) {
+        if (t) std::fill_n(writable<T>(t), t->numel(), T(0));
+      }
+      return;
     }
-    const Tensor& through = dproduct ? *dproduct : dgates;
-    const auto d = matrix<T>(dgates);
-    weight_gradients<T>(s, dw_ih, dw_hh, dgates, through, seen, operand, h);
-    if (dw_hr) {
-      multiply<T>(transposed(matrix<T>(*whole_dh)), {side<T>(matrix(writable<T>(*dw_hr), W, H), matrix<T>(*operand))});
-    }
-    if (!db_ih) return;
-    kernels<T>().sum_columns(d, writable<T>(db_ih), pool());
-    if (dproduct) kernels<T>().sum_columns(matrix<T>(through), writable<T>(db_hh), pool());
-    else std::copy_n(data<T>(db_ih), GH, writable<T>(db_hh));
+    const recdrop::Backward<T> io{
+        data<T>(dh), data<T>(dh_n), data<T>(dc_n), data<T>(saved_gates), data<T>(saved_inner), data<T>(h), data<T>(s.x),
+        data<T>(s.h0), data<T>(s.c0), need_dx ? writable<T>(dx) : nullptr, writable<T>(dw_ih), writable<T>(dw_hh),
+        writable<T>(db_ih), writable<T>(db_hh), writable<T>(dw_hr), writable<T>(dh0), writable<T>(dc0), x.size(1)};
+    kernels<T>().backward(shape, s.dropout, s.weights<T>({}), io, pool());
   });
   return {dx, dh0, or_empty(s, dc0), dw_ih, dw_hh, or_empty(s, db_ih), or_empty(s, db_hh), or_empty(s, dw_hr)};
 }
@@ -415,7 +336,10 @@ void product(Tensor out, Tensor a, Tensor b, MaybeTensor bias) {
   for_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     if (out.numel() == 0) return;
-    multiply<T>(matrix<T>(a), {side<T>({writable<T>(out), out.size(0), out.size(1), out.stride(0), 1}, matrix<T>(b), data<T>(added))});
+    const recdrop::Matrix<const T> left{data<T>(a), a.size(0), a.size(1), a.stride(0), a.stride(1)};
+    const recdrop::Matrix<const T> right{data<T>(b), b.size(0), b.size(1), b.stride(0), b.stride(1)};
+    const recdrop::Matrix<T> to{writable<T>(out), out.size(0), out.size(1), out.stride(0), 1};
+    kernels<T>().product(left, right, data<T>(added), to, pool());
   });
 }
 

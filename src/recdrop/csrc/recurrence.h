@@ -7,6 +7,7 @@
 // ---------------------------------------------------------------------------------------- workers
 
 struct Group {
+  int64_t index;
   int64_t begin, end;  // rows
   int workers;
   int64_t* claimed;    // [blocks], the phase that a block is to be claimed for next
@@ -65,7 +66,7 @@ void for_groups(const Shape& shape, int64_t blocks, const Pool& pool, F&& f) {
   for (int64_t i = 0; i < groups * blocks; ++i) claimed[i] = 0;
   int64_t row = 0, steps = 0, longest = shape.steps;
   for (int64_t g = 0; g < groups; ++g) {
-    group[g] = Group{row, row, int(workers / groups), claimed + g * blocks, 0};
+    group[g] = Group{g, row, row, int(workers / groups), claimed + g * blocks, 0};
     while (row < shape.batch && (g + 1 == groups || steps * groups < total * (g + 1))) {
       while (longest > 0 && shape.rows(longest - 1) <= row) --longest;
       steps += longest;
@@ -83,26 +84,14 @@ void for_groups(const Shape& shape, int64_t blocks, const Pool& pool, F&& f) {
 // A weight matrix of `gates` stacked parts as panels. In `transposed` the panels hold columns of
 // W^T (for W h, K = columns of W); else columns of W (for W^T d, K = rows of a part).
 template <class T>
-class Panels {
- public:
-  Panels(const T* w, int gates, int64_t rows, int64_t columns, bool transposed, const Pool& pool)
-      : depth(transposed ? columns : rows),
-        blocks(divide_up(transposed ? rows : columns, panel_width<T>)),
-        data_(gates * blocks * depth * panel_width<T>) {
-    in_parallel(pool, gates * blocks, [&](int64_t i) {
-      const T* part = w + i / blocks * rows * columns;
-      const Matrix<const T> b = transposed ? Matrix<const T>{part, columns, rows, 1, columns}
-                                           : Matrix<const T>{part, rows, columns, columns, 1};
-      pack_panel(b, i % blocks * panel_width<T>, 0, depth, data_ + i * depth * panel_width<T>);
+struct Weight : Panels<T> {
+  Weight(const T* w, int gates, int64_t rows, int64_t columns, bool transposed, const Pool& pool)
+      : Panels<T>(gates, transposed ? columns : rows, transposed ? rows : columns) {
+    this->pack(pool, 0, [&](int64_t gate) {
+      const T* part = w + gate * rows * columns;
+      return transposed ? Matrix<const T>{part, columns, rows, 1, columns} : Matrix<const T>{part, rows, columns, columns, 1};
     });
   }
-  const T* at(int gate, int64_t block) const {
-    return data_ + (gate * blocks + block) * depth * panel_width<T>;
-  }
-  const int64_t depth, blocks;
-
- private:
-  Scratch<T> data_;
 };
 
 // What one site multiplies by: drawn per step; drawn once per row; or one number.
@@ -213,7 +202,7 @@ struct Loop {
   static constexpr int chunk = 4 * tile_rows;  // rows whose products are made before the cell runs
 
   Loop(const Shape& s, const Dropout& d, const Pool& pool)
-      : shape(s), cell(cell_functions<T>(s, d)), views(d.tied ? 1 : s.gates()),
+      : shape(s), total(s.offset(s.steps)), cell(cell_functions<T>(s, d)), views(d.tied ? 1 : s.gates()),
         paper(s.cell == Cell::gru_paper), two_phases(paper || s.projected()),
         units(divide_up(s.hidden, width)), outputs(divide_up(s.width, width)),
         update(d.update, d, s, s.hidden, 1, pool), hidden(d.hidden, d, s, s.width, views, pool),
@@ -236,9 +225,11 @@ struct Loop {
   }
 
   Place<T> place(int64_t t, int64_t b, int64_t unit, T* scratch) const {
-    return {shape.offset(t) + b, previous(t, b), b, unit,
+    const int64_t at = shape.offset(t) + b, before = previous(t, b);
+    return {at, before, b, unit, in_panels(at, unit), before < 0 ? -1 : in_panels(before, unit),
             update.at(t, b, 0, unit, scratch), state.at(t, b, 0, unit, scratch + width)};
   }
+  int64_t in_panels(int64_t row, int64_t unit) const { return panel_offset<T>(total, shape.hidden, row, unit); }
 
   // Asks for a block's lines of rows [begin, end) of step t in an [N, row_width] array. The rows of
   // one block lie far apart, where no hardware looks ahead: without this the cell waits for memory.
@@ -254,17 +245,18 @@ struct Loop {
 
   // Rows [begin, end) of `a` (one view) times a panel, plus `add` if there is any: to out
   // [end - begin, width].
-  static void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, const T* panel, int64_t depth,
-                         T* out, const T* add = nullptr, int64_t add_stride = 0) {
+  static void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, const Panels<T>& right, int64_t part,
+                         int64_t block, T* out, const T* add = nullptr) {
     const Tiles tiles(end - begin);
     for (int64_t tile = 0; tile < tiles.number; ++tile) {
       const int64_t at = tiles.first(tile);
-      tile_product<T, false>(tiles.height(tile), a.at(view, begin + at), a.stride, panel, depth, out + at * width, width,
-                             add ? add + at * add_stride : nullptr, add_stride);
+      tile_product<T, false>(tiles.height(tile), right.valid(block), a.at(view, begin + at), a.stride, right.at(part, block),
+                             right.depth, out + at * width, width, add ? add + at * width : nullptr, width);
     }
   }
 
   const Shape& shape;
+  const int64_t total;  // N
   const CellFunctions<T> cell;
   const int views;
   const bool paper, two_phases;
@@ -277,8 +269,8 @@ struct Loop {
 template <class T>
 struct ForwardLoop : Loop<T> {
   using Base = Loop<T>;
-  using Base::cell, Base::chunk, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::two_phases,
-      Base::units, Base::views, Base::width;
+  using Base::cell, Base::chunk, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::total,
+      Base::two_phases, Base::units, Base::views, Base::width;
 
   ForwardLoop(const Shape& s, const Dropout& d, const Weights<T>& w, const Forward<T>& io, const Pool& pool)
       : Base(s, d, pool), io(io), within(Base::projects(io.inputs)),
@@ -293,7 +285,7 @@ struct ForwardLoop : Loop<T> {
       }
     }
     layer = {};
-    layer.shape = s, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
+    layer.shape = s, layer.total = total, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
     layer.gates = io.gates, layer.inner = io.inner;
   }
 
@@ -340,20 +332,18 @@ struct ForwardLoop : Loop<T> {
     for (int64_t begin = group.begin; begin < last; begin += chunk) {
       const int64_t end = least(last, begin + chunk);
       if (second && !paper) {
-        Base::rows_times(operand, 0, begin, end, projection.at(0, block), projection.depth, x);
+        Base::rows_times(operand, 0, begin, end, projection, 0, block, x);
         for (int64_t b = begin; b < end; ++b) publish(x + (b - begin) * width, s, t, b, block * width);
         continue;
       }
       Base::template expect<1>(io.h, shape.width, block * width, t, begin, end);
-      Base::template expect<1>(io.inner, shape.hidden, block * width, t, begin, end);
       const int first_gate = second ? 2 : 0, gates = second ? 1 : paper ? 2 : shape.gates();
       for (int gate = 0; gate < gates; ++gate) {
         const bool apart = shape.cell == Cell::gru && gate == 2;  // r comes between its two terms
         const int of = first_gate + gate, view = second || views == 1 ? 0 : gate;
         T *sum = x + gate * gate_stride, *from_input = apart ? x + 3 * gate_stride : sum;
         project(of, block, t, begin, end, from_input);
-        Base::rows_times(second ? operand : view_of_h, view, begin, end, recurrent.at(of, block), recurrent.depth, sum,
-                         apart ? nullptr : sum, width);
+        Base::rows_times(second ? operand : view_of_h, view, begin, end, recurrent, of, block, sum, apart ? nullptr : sum);
       }
       for (int64_t b = begin; b < end; ++b) {
         const Place<T> place = Base::place(t, b, block * width, scratch);
@@ -374,21 +364,27 @@ struct ForwardLoop : Loop<T> {
   // One gate of one block of the input projection, for some rows of step t, to x.
   void project(int gate, int64_t block, int64_t t, int64_t begin, int64_t end, T* x) const {
     const int64_t at = shape.offset(t) + begin, unit = block * width;
-    T* y = gate_of(layer, layer.gates, at, gate, unit);
-    const int64_t stride = shape.gates() * shape.hidden;
     if (within) {
       const Tiles tiles(end - begin);
       for (int64_t tile = 0; tile < tiles.number; ++tile) {
         const int64_t first = tiles.first(tile);
-        tile_product<T, false>(tiles.height(tile), io.x + (at + first) * io.inputs, io.inputs, input.at(gate, block),
-                               input.depth, x + first * width, width, bias.at(gate, 0) + unit, 0);
+        tile_product<T, false>(tiles.height(tile), input.valid(block), io.x + (at + first) * io.inputs, io.inputs,
+                               input.at(gate, block), input.depth, x + first * width, width, bias.at(gate, 0) + unit, 0);
       }
     } else {  // there already
-      for (int64_t b = begin; b < end; ++b) {
-        store_block(x + (b - begin) * width, load_block(y + (b - begin) * stride, shape.hidden - unit));
+      const Target<T> from = projected(gate, block);
+      for (int64_t row = at; row < at + end - begin; ++row, x += width) {
+        store_block(x, load_block(from.out + row * from.out_stride, shape.hidden - unit));
       }
     }
-    Base::template expect<1>(io.gates, stride, gate * shape.hidden + unit, t, begin, end);
+  }
+
+  // Where the input projection of all steps lies until its step overwrites it.
+  Target<T> projected(int64_t gate, int64_t block) const {
+    const int64_t unit = block * width;
+    const T* added = bias.at(gate, 0) + unit;
+    if (shape.cell == Cell::rnn) return {io.h + unit, shape.hidden, added};
+    return {io.gates + gate * shape.hidden * total + unit * total, least(width, shape.hidden - unit), added};
   }
 
   // h_n and c_n: each row's last state.
@@ -398,9 +394,7 @@ struct ForwardLoop : Loop<T> {
       while (length > 0 && shape.rows(length - 1) <= b) --length;
       const int64_t at = shape.offset(shape.reverse ? 0 : length - 1) + b;
       __builtin_memcpy(io.h_n + b * shape.width, io.h + at * shape.width, shape.width * sizeof(T));
-      if (io.c_n != nullptr) {
-        __builtin_memcpy(io.c_n + b * shape.hidden, io.inner + at * shape.hidden, shape.hidden * sizeof(T));
-      }
+      if (io.c_n != nullptr) __builtin_memcpy(io.c_n + b * shape.hidden, state.at(0, b), shape.hidden * sizeof(T));
     }
   }
 
@@ -410,7 +404,7 @@ struct ForwardLoop : Loop<T> {
 
   const Forward<T>& io;
   const bool within;  // the input projection
-  const Panels<T> input, recurrent, projection;
+  const Weight<T> input, recurrent, projection;
   const Operand<T> seen[2], operand, state, bias;
   Layer<T> layer;
 };
@@ -419,17 +413,16 @@ template <class T>
 void forward(const Shape& shape, const Dropout& dropout, const Weights<T>& weights, const Forward<T>& io, const Pool& pool) {
   ForwardLoop<T> loop(shape, dropout, weights, io, pool);
   if (!loop.within) {
-    const int64_t n = shape.offset(shape.steps), width = shape.gates() * shape.hidden;
-    const RightSide<T> all{{io.gates, n, width, width, 1}, {nullptr, 0, width, 0, 1},
-                           {weights.w_ih, io.inputs, width, 1, io.inputs}, weights.bias};
-    product({io.x, n, io.inputs, io.inputs, 1}, &all, 1, pool);
+    product(loop.total, rows_of(Matrix<const T>{io.x, loop.total, io.inputs, io.inputs, 1}),
+            Weight<T>(weights.w_ih, shape.gates(), shape.hidden, io.inputs, true, pool),
+            [&](int64_t gate, int64_t block) { return loop.projected(gate, block); }, pool);
   }
-  in_parallel(pool, 1, [&](int64_t) { loop.start(Group{0, shape.batch, 1, nullptr, 0}); });
+  loop.start(Group{0, 0, shape.batch, 1, nullptr, 0});
   for_groups(shape, loop.most_blocks(), pool, [&](Group& group, int me) {
     work(group, me, loop.phases(), [&](int64_t phase) { return loop.blocks_of(phase); },
          [&](int64_t phase, int64_t block) { loop.task(group, phase, block); });
   });
-  loop.finish(Group{0, shape.batch, 1, nullptr, 0});
+  loop.finish(Group{0, 0, shape.batch, 1, nullptr, 0});
 }
 
 // --------------------------------------------------------------------------------------- backward
@@ -439,23 +432,32 @@ void forward(const Shape& shape, const Dropout& dropout, const Weights<T>& weigh
 template <class T>
 struct BackwardLoop : Loop<T> {
   using Base = Loop<T>;
-  using Base::cell, Base::chunk, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::two_phases,
-      Base::units, Base::views, Base::width;
+  using Base::cell, Base::chunk, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::total,
+      Base::two_phases, Base::units, Base::views, Base::width;
 
   BackwardLoop(const Shape& s, const Dropout& d, const Weights<T>& w, const Backward<T>& io, const Pool& pool)
-      : Base(s, d, pool), io(io), direct(s.cell == Cell::gru || paper),
+      : Base(s, d, pool), io(io), workers(pool.workers), direct(s.cell == Cell::gru || paper),
         within(io.dx != nullptr && Base::projects(io.inputs)),
         input(w.w_ih, within ? s.gates() : 0, s.hidden, io.inputs, false, pool),
         recurrent(w.w_hh, s.gates(), s.hidden, s.width, false, pool),
         projection(w.w_hr, s.projected(), s.width, s.hidden, false, pool),
         dp{{4, s.batch, s.hidden}, {4, s.batch, s.hidden}},
         carry(1, s.batch, s.width), dc(1, s.batch, s.hidden),
-        dh(1, s.projected() ? s.batch : 0, s.width) {
+        dh(1, s.projected() ? s.batch : 0, s.width), sums(parts(), pool.workers, s.hidden),
+        dgates(parts() * s.hidden * total), whole_dh(s.projected() ? total * s.width : 0),
+        operand(two_phases, total, s.hidden), masks_h(d.hidden.acts() || s.batch_sizes != nullptr), seen(views, total, s.width) {
     layer = {};
-    layer.shape = s, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
-    layer.saved_gates = io.gates, layer.saved_inner = io.inner, layer.dy = io.dy;
-    layer.dgates = io.dgates, layer.dproduct = io.dproduct, layer.operand = io.operand;
+    layer.shape = s, layer.total = total, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
+    layer.saved_gates = io.gates, layer.saved_inner = io.inner, layer.operand = two_phases ? operand.at(0, 0) : nullptr;
+    for (int part = 0; part < parts(); ++part) {
+      for (int64_t group = 0; group < pool.workers; ++group) {
+        __builtin_memset(sums.at(part, group), 0, sums.stride * sizeof(T));
+      }
+    }
   }
+
+  // Gates whose gradients are kept: torch's GRU has its candidate's twice, of W_hh's product and of W_ih's.
+  int parts() const { return shape.cell == Cell::gru ? 4 : shape.gates(); }
 
   void start(const Group& group) {
     for (int64_t b = group.begin; b < group.end; ++b) {
@@ -481,13 +483,13 @@ struct BackwardLoop : Loop<T> {
     alignas(64) T product[4 * chunk * width], scratch[width];
     for (int gate = 0; gate < gates; ++gate) {
       const bool own = views > 1;  // each gate's mask before their sum
-      Base::rows_times(dp[(q - 1) & 1], gate, begin, end, recurrent.at(gate, block), recurrent.depth,
-                       product + (own ? gate * chunk * width : 0), own || gate == 0 ? nullptr : product, width);
+      Base::rows_times(dp[(q - 1) & 1], gate, begin, end, recurrent, gate, block, product + (own ? gate * chunk * width : 0),
+                       own || gate == 0 ? nullptr : product);
     }
     for (int64_t b = begin; b < end; ++b) {
       const int64_t at = shape.offset(t) + b;
       T* to = carry.at(0, b) + unit;
-      const Place<T> here{at, Base::previous(t, b), b, unit, nullptr, nullptr};
+      const Place<T> here{at, Base::previous(t, b), b, unit, -1, -1, nullptr, nullptr};
       for (int view = 0; view < views; ++view) {
         if (paper && view == 2) continue;  // the candidate's product has been in the second phase
         const T* factor = hidden.at(t, b, view, unit, scratch);
@@ -495,11 +497,10 @@ struct BackwardLoop : Loop<T> {
         Block<T> d = load_block(from);
         if (factor != nullptr) d = d * load_block(factor);
         store_block(to, view > 0 || direct ? load_block(to) + d : d);
-        if (io.seen == nullptr) continue;
-        const int64_t n = shape.width - unit;
-        Block<T> h_prev = previous_h(layer, here, n);
+        if (!masks_h) continue;
+        Block<T> h_prev = previous_h(layer, here, shape.width - unit);
         if (factor != nullptr) h_prev = h_prev * load_block(factor);
-        store_block(io.seen + (view * shape.offset(shape.steps) + at) * shape.width + unit, h_prev, n);
+        store_block(seen.at(view, block) + at * width, h_prev);
       }
     }
   }
@@ -511,8 +512,8 @@ struct BackwardLoop : Loop<T> {
     for (int64_t begin = group.begin; begin < last; begin += chunk) {
       const int64_t end = least(last, begin + chunk);
       for (int gate = 0; gate < shape.gates(); ++gate) {
-        Base::rows_times(dp[(q - 1) & 1], input_view(gate), begin, end, input.at(gate, block), input.depth, product,
-                         gate == 0 ? nullptr : product, width);
+        Base::rows_times(dp[(q - 1) & 1], input_view(gate), begin, end, input, gate, block, product,
+                         gate == 0 ? nullptr : product);
       }
       T* to = io.dx + (shape.offset(t) + begin) * io.inputs + unit;
       for (int64_t b = begin; b < end; ++b, to += io.inputs) {
@@ -521,7 +522,7 @@ struct BackwardLoop : Loop<T> {
     }
   }
 
-  // Where the gradient of a gate's input projection is in dp; torch's GRU has its candidate's apart.
+  // Where the gradient of a gate's input projection is in dp and dgates.
   int input_view(int gate) const { return shape.cell == Cell::gru && gate == 2 ? 3 : gate; }
 
   void task(const Group& group, int64_t phase, int64_t block) {
@@ -529,15 +530,9 @@ struct BackwardLoop : Loop<T> {
     const int64_t q = two_phases ? phase / 2 : phase, unit = block * width;
     if (!second && block >= outputs) return input_gradient(group, q, block - outputs);
     const bool ended = q == shape.steps;
-    if (!ended && (!two_phases || second)) {
-      const int64_t t = time(q), last = least(group.end, shape.rows(t)), row_width = shape.gates() * shape.hidden;
-      for (int gate = 0; gate < shape.gates(); ++gate) {
-        Base::template expect<0>(io.gates, row_width, gate * shape.hidden + unit, t, group.begin, last);
-        Base::template expect<1>(io.dgates, row_width, gate * shape.hidden + unit, t, group.begin, last);
-        Base::template expect<1>(io.dproduct, row_width, gate * shape.hidden + unit, t, group.begin, last);
-      }
-      Base::template expect<0>(io.inner, shape.hidden, unit, t, group.begin, last);
-      Base::template expect<0>(io.dy, shape.width, unit, t, group.begin, last);
+    if (!ended && !second) {
+      const int64_t t = time(q);
+      Base::template expect<0>(io.dy, shape.width, unit, t, group.begin, least(group.end, shape.rows(t)));
     }
     if (!second && q > 0) {
       const int64_t last = least(group.end, shape.rows(time(q - 1)));
@@ -555,15 +550,14 @@ struct BackwardLoop : Loop<T> {
     const int64_t t = time(q), last = least(group.end, shape.rows(t));
     if (!second) {
       for (int64_t b = group.begin; b < last; ++b) first_phase(t, q, b, unit);
-      if (!two_phases) record(t, q, group.begin, last, unit);
+      if (!two_phases) record(group, t, q, last, unit);
       return;
     }
     alignas(64) T product[chunk * width], scratch[2 * width];
     for (int64_t begin = group.begin; begin < last; begin += chunk) {
       const int64_t end = least(last, begin + chunk);
-      const Panels<T>& panels = paper ? recurrent : projection;
-      Base::rows_times(paper ? dp[q & 1] : dh, paper ? 2 : 0, begin, end,
-                       panels.at(paper ? 2 : 0, block), panels.depth, product);
+      Base::rows_times(paper ? dp[q & 1] : dh, paper ? 2 : 0, begin, end, paper ? recurrent : projection, paper ? 2 : 0, block,
+                       product);
       for (int64_t b = begin; b < end; ++b) {
         const T* row = product + (b - begin) * width;
         if (paper) {
@@ -574,19 +568,23 @@ struct BackwardLoop : Loop<T> {
         }
       }
     }
-    record(t, q, group.begin, last, unit);
+    record(group, t, q, last, unit);
   }
 
-  // The gradients of the gates, from where the next product finds them to where they are returned.
-  void record(int64_t t, int64_t q, int64_t begin, int64_t end, int64_t unit) {
-    const int64_t n = shape.hidden - unit;
-    for (int gate = 0; gate < shape.gates(); ++gate) {
-      for (int64_t b = begin; b < end; ++b) {
-        const int64_t at = shape.offset(t) + b;
-        store_block(gate_of(layer, io.dgates, at, gate, unit), load_block(dp[q & 1].at(input_view(gate), b) + unit), n);
-        if (io.dproduct == nullptr) continue;
-        store_block(gate_of(layer, io.dproduct, at, gate, unit), load_block(dp[q & 1].at(gate, b) + unit), n);
+  // The gradients of the gates, from where the next product finds them to where those of the weights
+  // will; and their sums, which are the biases'.
+  void record(const Group& group, int64_t t, int64_t q, int64_t last, int64_t unit) {
+    const int64_t n = shape.hidden - unit, at = shape.offset(t) + group.begin;
+    for (int part = 0; part < parts(); ++part) {
+      T* to = dgates + part * shape.hidden * total + Base::in_panels(at, unit);
+      Block<T> sum{};
+      for (int64_t b = group.begin; b < last; ++b, to += least(width, n)) {
+        const Block<T> d = load_block(dp[q & 1].at(part, b) + unit);
+        store_block(to, d, n);
+        sum = sum + d;
       }
+      T* all = sums.at(part, group.index) + unit;
+      store_block(all, load_block(all) + sum);
     }
   }
 
@@ -600,7 +598,7 @@ struct BackwardLoop : Loop<T> {
     if (io.dy != nullptr) d = d + load_block(io.dy + at * shape.width + unit, n);
     store_block(whole, d);
     if (shape.projected()) {
-      store_block(io.dh + at * shape.width + unit, d, n);
+      store_block(whole_dh + panel_offset<T>(total, shape.width, at, unit), d, n);
       store_block(dh.at(0, b) + unit, d);
       return;
     }
@@ -613,13 +611,46 @@ struct BackwardLoop : Loop<T> {
     alignas(64) T scratch[width];
     const int64_t at = shape.offset(t) + b;
     const T* factor = hidden.at(t, b, views - 1, unit, scratch);
-    const Place<T> place{at, Base::previous(t, b), b, unit, nullptr, nullptr};
+    const Place<T> place{at, Base::previous(t, b), b, unit, Base::in_panels(at, unit), -1, nullptr, nullptr};
     cell.backward_gates(layer, place, doperand, factor, dp[q & 1].at(0, b) + unit, carry.at(0, b) + unit);
   }
 
   void copy_out(T* to, const Operand<T>& from, int64_t b, int64_t unit, int64_t units_in_all) {
     const int64_t n = least(width, units_in_all - unit);
     if (n > 0) __builtin_memcpy(to + b * units_in_all + unit, from.at(0, b) + unit, n * sizeof(T));
+  }
+
+  // Gradients of the weights: what came back times what had gone in.
+  void weights(const Pool& pool) {
+    Panels<T> x(1, total, io.inputs);
+    x.pack(pool, 0, [&](int64_t) { return Matrix<const T>{io.x, total, io.inputs, io.inputs, 1}; });
+    if (!masks_h) {  // h0, and every h but the last
+      const int64_t W = shape.width, rest = total - shape.batch;
+      const T* h = shape.reverse ? io.h + shape.batch * W : io.h;
+      seen.pack(pool, shape.reverse ? rest : 0, [&](int64_t) { return Matrix<const T>{io.h0, shape.batch, W, W, 1}; });
+      seen.pack(pool, shape.reverse ? 0 : shape.batch, [&](int64_t) { return Matrix<const T>{h, rest, W, W, 1}; });
+    }
+    const int64_t H = shape.hidden;
+    Scratch<Transposed<T>> all(max_products);
+    int count = 0;
+    for (int gate = 0; gate < shape.gates(); ++gate) {
+      const bool candidate = paper && gate == 2;
+      const T *from_input = dgates + input_view(gate) * H * total, *from_product = dgates + gate * H * total;
+      all[count++] = {from_input, H, &x, 0, io.dw_ih + gate * H * io.inputs};
+      all[count++] = {from_product, H, candidate ? &operand : &seen, candidate ? 0 : gate % views, io.dw_hh + gate * H * shape.width};
+    }
+    if (shape.projected()) all[count++] = {whole_dh, shape.width, &operand, 0, io.dw_hr};
+    products<T>(all, count, pool);
+  }
+
+  void biases() const {
+    for (int gate = 0; io.db_ih != nullptr && gate < shape.gates(); ++gate) {
+      for (int64_t i = 0; i < shape.hidden; ++i) {
+        T ih = 0, hh = 0;
+        for (int64_t group = 0; group < workers; ++group) ih += sums.at(input_view(gate), group)[i], hh += sums.at(gate, group)[i];
+        io.db_ih[gate * shape.hidden + i] = ih, io.db_hh[gate * shape.hidden + i] = hh;
+      }
+    }
   }
 
   int64_t gate_stride() const { return dp[0].at(1, 0) - dp[0].at(0, 0); }
@@ -631,26 +662,47 @@ struct BackwardLoop : Loop<T> {
   }
 
   const Backward<T>& io;
+  const int64_t workers;
   const bool direct;
   const bool within;  // the product that gives dx
-  const Panels<T> input, recurrent, projection;
+  const Weight<T> input, recurrent, projection;
   const Operand<T> dp[2], carry, dc, dh;
+  const Operand<T> sums;      // [parts, workers, H]
+  const Scratch<T> dgates;    // [parts, N, H], each part in panels
+  const Scratch<T> whole_dh;  // [N, P] in panels
+  Panels<T> operand;          // what the second product saw: a projected LSTM's o * f(c), the paper's GRU's r * d(h_prev)
+  const bool masks_h;         // or finds it scattered
+  Panels<T> seen;             // d(h_prev), what the product saw
   Layer<T> layer;
 };
 
 template <class T>
 void backward(const Shape& shape, const Dropout& dropout, const Weights<T>& weights, const Backward<T>& io, const Pool& pool) {
   BackwardLoop<T> loop(shape, dropout, weights, io, pool);
-  loop.start(Group{0, shape.batch, 1, nullptr, 0});
+  loop.start(Group{0, 0, shape.batch, 1, nullptr, 0});
   for_groups(shape, loop.most_blocks(), pool, [&](Group& group, int me) {
     work(group, me, loop.phases(), [&](int64_t phase) { return loop.blocks_of(phase); },
          [&](int64_t phase, int64_t block) { loop.task(group, phase, block); });
   });
+  loop.weights(pool);
+  loop.biases();
   if (io.dx == nullptr || loop.within) return;
-  const int64_t n = shape.offset(shape.steps), width = shape.gates() * shape.hidden;
-  const RightSide<T> all{{io.dx, n, io.inputs, io.inputs, 1}, {nullptr, 0, io.inputs, 0, 1},
-                         {weights.w_ih, width, io.inputs, io.inputs, 1}};
-  product({io.dgates, n, width, width, 1}, &all, 1, pool);
+  int views[4];
+  for (int gate = 0; gate < shape.gates(); ++gate) views[gate] = loop.input_view(gate);
+  product(loop.total, rows_of_panels<T>(loop.dgates, loop.total, shape.hidden, views),
+          Weight<T>(weights.w_ih, 1, shape.gates() * shape.hidden, io.inputs, false, pool),
+          [&](int64_t, int64_t block) { return Target<T>{io.dx + block * panel_width<T>, io.inputs, nullptr}; }, pool);
+}
+
+// out = a b + bias, out's rows contiguous.
+template <class T>
+void plain_product(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias, const Matrix<T>& out, const Pool& pool) {
+  Panels<T> right(1, b.rows, b.columns);
+  right.pack(pool, 0, [&](int64_t) { return b; });
+  product(a.rows, rows_of(a), right, [&](int64_t, int64_t block) {
+    const int64_t column = block * panel_width<T>;
+    return Target<T>{out.data + column, out.row_stride, bias ? bias + column : nullptr};
+  }, pool);
 }
 
 template <class T>
