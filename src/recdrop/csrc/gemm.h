@@ -4,7 +4,7 @@
 
 template <class T>
 constexpr int panel_width = 2 * lanes<T>;
-constexpr int tile_rows = RECDROP_VECTOR_BYTES == 64 ? 8 : 6;  // as many as registers hold
+constexpr int tile_rows = RECDROP_VECTOR_BYTES == 64 ? 12 : 6;  // as many as registers hold
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -29,8 +29,10 @@ RECDROP_INLINE void unrolled(F&& f) {
 
 // The first `halves` vectors of each row of out [rows, panel_width] = a [rows, K] * panel + add, if
 // there is any. `a` is row-major, or where `columns` is set column-major; a_stride is that of its rows
-// or columns. Few rows take several sums side by side, since one sum would wait for itself.
-template <class T, int rows, int halves, bool columns>
+// or columns. Few rows take several sums side by side, since one sum would wait for itself. With
+// `ahead` the panel that lies behind this one, and will be asked for next, is on its way to the second
+// cache meanwhile.
+template <class T, int rows, int halves, bool columns, bool ahead = false>
 void small_product(
     const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride, const T* add, int64_t add_stride) {
   constexpr int chains = rows * halves >= 8 ? 1 : rows * halves >= 4 ? 2 : 4;
@@ -42,7 +44,10 @@ void small_product(
   auto step = [&](int64_t at, auto chain_) __attribute__((always_inline)) {
     constexpr int c = decltype(chain_)::value;
     Vec<T> b[halves];
-    RECDROP_UNROLLED(j, halves, b[j] = load(panel + at * 2 * L + j * L));
+    RECDROP_UNROLLED(j, halves, {
+      b[j] = load(panel + at * 2 * L + j * L);
+      if (ahead) __builtin_prefetch(panel + (k + at) * 2 * L + j * L, 0, 2);
+    });
     RECDROP_UNROLLED(i, rows, {
       const T x = columns ? a[at * a_stride + i] : row[i][at];
       RECDROP_UNROLLED(j, halves, sum[c][i][j] += x * b[j]);
@@ -65,19 +70,18 @@ void small_product(
 template <class T, bool columns>
 void tile_product(
     int rows, int64_t valid, const T* a, int64_t a_stride, const T* panel, int64_t k, T* out, int64_t out_stride,
-    const T* add = nullptr, int64_t add_stride = 0) {
-  const bool half = valid <= lanes<T>;
-  switch (rows) {
-#define RECDROP_ROWS(n)                                                                                           \
-  case n:                                                                                                         \
-    return half ? small_product<T, n, 1, columns>(a, a_stride, panel, k, out, out_stride, add, add_stride)        \
-                : small_product<T, n, 2, columns>(a, a_stride, panel, k, out, out_stride, add, add_stride);
-    RECDROP_ROWS(1) RECDROP_ROWS(2) RECDROP_ROWS(3) RECDROP_ROWS(4) RECDROP_ROWS(5) RECDROP_ROWS(6)
+    const T* add = nullptr, int64_t add_stride = 0, bool ahead = false) {
+  using Product = void(const T*, int64_t, const T*, int64_t, T*, int64_t, const T*, int64_t);
+#define RECDROP_ROWS(n) \
+  {small_product<T, n, 1, columns>, small_product<T, n, 2, columns>, small_product<T, n, 2, columns, !columns>}
+  static constexpr Product* products[tile_rows][3] = {
+    RECDROP_ROWS(1), RECDROP_ROWS(2), RECDROP_ROWS(3), RECDROP_ROWS(4), RECDROP_ROWS(5), RECDROP_ROWS(6),
 #if RECDROP_VECTOR_BYTES == 64
-    RECDROP_ROWS(7) RECDROP_ROWS(8)
+    RECDROP_ROWS(7), RECDROP_ROWS(8), RECDROP_ROWS(9), RECDROP_ROWS(10), RECDROP_ROWS(11), RECDROP_ROWS(12),
 #endif
 #undef RECDROP_ROWS
-  }
+  };
+  products[rows - 1][valid <= lanes<T> ? 0 : ahead ? 2 : 1](a, a_stride, panel, k, out, out_stride, add, add_stride);
 }
 
 // Rows in tiles of as equal a height as possible.
@@ -167,7 +171,9 @@ void in_parallel(const Pool& pool, int64_t tasks, F&& f) {
   }
 }
 
-// Right-hand sides of products, several of one shape: [parts][blocks][depth][panel_width].
+constexpr int64_t second_cache = 3 << 19;  // of what is read at every step, more does not stay near
+
+// Right-hand sides of products, several of one shape: [blocks][parts][depth][panel_width].
 template <class T>
 class Panels {
  public:
@@ -179,12 +185,13 @@ class Panels {
   template <class F>
   void pack(const Pool& pool, int64_t from, F&& matrix_of) {
     in_parallel(pool, parts * blocks, [&](int64_t i) {
-      const Matrix<const T> b = matrix_of(i / blocks);
-      const int64_t block = i % blocks;
-      pack_panel(b, block * panel_width<T>, 0, b.rows, at(i / blocks, block) + from * panel_width<T>);
+      const int64_t part = i % parts, block = i / parts;
+      const Matrix<const T> b = matrix_of(part);
+      pack_panel(b, block * panel_width<T>, 0, b.rows, at(part, block) + from * panel_width<T>);
     });
   }
-  T* at(int64_t part, int64_t block) const { return data_ + (part * blocks + block) * depth * panel_width<T>; }
+  T* at(int64_t part, int64_t block) const { return data_ + (block * parts + part) * depth * panel_width<T>; }
+  int64_t bytes() const { return parts * blocks * depth * panel_width<T> * int64_t(sizeof(T)); }
   int64_t valid(int64_t block) const { return least(panel_width<T>, columns - block * panel_width<T>); }
 
   const int64_t parts, depth, columns, blocks;
@@ -226,7 +233,7 @@ struct Target {
 // each tile's at tile_rows * stride; target(part, block) says where a panel's product goes.
 template <class T, class Pack, class Place>
 void product(int64_t rows, Pack&& pack, const Panels<T>& right, Place&& target, const Pool& pool) {
-  constexpr int64_t height = 12 * tile_rows;  // rows at a time: they stay in the second cache
+  constexpr int64_t height = 8 * tile_rows;  // rows at a time: they stay in the second cache
   constexpr int64_t breadth = 16;             // panels per task
   const int64_t panels = right.parts * right.blocks, parts = most(1, divide_up(right.depth, part_of_depth));
   const int64_t strips = divide_up(panels, breadth);
@@ -240,11 +247,12 @@ void product(int64_t rows, Pack&& pack, const Panels<T>& right, Place&& target, 
       const int64_t from = part * part_of_depth, k = least(part_of_depth, right.depth - from);
       pack(first, tiles, from, k, stride, block);
       for (int64_t panel = begin; panel < end; ++panel) {
-        const int64_t of = panel / right.blocks, column = panel % right.blocks;
+        const int64_t of = panel % right.parts, column = panel / right.parts;
         const Target<T> to = target(of, column);
+        const T* here = right.at(of, column) + from * panel_width<T>;
         for (int64_t tile = 0; tile < tiles.number; ++tile) {
           tile_into<T, false>(tiles.height(tile), block + tile * tile_rows * stride, stride,
-                              right.at(of, column) + from * panel_width<T>, k,
+                              here, k,
                               to.out + (first + tiles.first(tile)) * to.out_stride, to.out_stride, right.valid(column),
                               part > 0, to.bias);
         }
@@ -312,7 +320,7 @@ constexpr int max_products = 9;  // that one layer's gradients take: two for eac
 template <class T>
 void products(const Transposed<T>* all, int count, const Pool& pool) {
   constexpr int width = panel_width<T>;
-  constexpr int64_t height = 3, breadth = 16;  // panels of the left, of the right per task
+  constexpr int64_t height = 3, breadth = 16, depth = 192;  // panels of the left, of the right per task
   int64_t tasks[max_products + 1] = {};
   for (int i = 0; i < count; ++i) {
     tasks[i + 1] = tasks[i] + divide_up(all[i].rows, height * width) * divide_up(all[i].right->blocks, breadth);
@@ -326,7 +334,7 @@ void products(const Transposed<T>* all, int count, const Pool& pool) {
     const int64_t begin = (task - tasks[i]) % strips * breadth, end = least(p.right->blocks, begin + breadth);
     int64_t from = 0;
     do {
-      const int64_t k = least(part_of_depth, n - from);
+      const int64_t k = least(depth, n - from);
       for (int64_t panel = begin; panel < end; ++panel) {
         for (int64_t row = first; row < last; row += width) {
           const int64_t w = least(width, p.rows - row);
@@ -339,6 +347,6 @@ void products(const Transposed<T>* all, int count, const Pool& pool) {
           }
         }
       }
-    } while ((from += part_of_depth) < n);
+    } while ((from += depth) < n);
   });
 }

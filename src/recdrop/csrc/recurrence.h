@@ -56,11 +56,11 @@ void work(Group& group, int me, int64_t phases, Blocks&& blocks_of, Task&& task)
 // Calls f(group, worker in the group) for all workers of all groups of rows. Groups have about
 // equally many steps to do, counted over all their rows, and no fewer rows than fill a tile.
 template <class F>
-void for_groups(const Shape& shape, int64_t blocks, const Pool& pool, F&& f) {
+void for_groups(const Shape& shape, int64_t blocks, int64_t weights, const Pool& pool, F&& f) {
   const int64_t total = shape.offset(shape.steps);
   const bool small = total * shape.hidden * shape.width * shape.gates() < 1 << 16;
   const int64_t workers = small ? 1 : pool.workers;
-  const int64_t groups = most(1, least(workers, shape.batch / tile_rows));
+  const int64_t groups = weights > second_cache / 2 ? 1 : most(1, least(workers, shape.batch / tile_rows));
   Scratch<Group> group(groups);
   Scratch<int64_t> claimed(groups * blocks);
   for (int64_t i = 0; i < groups * blocks; ++i) claimed[i] = 0;
@@ -213,7 +213,7 @@ struct Loop {
   // push W_hh out of the cache, one product for all steps is better; and so it is for the rounding of
   // long sums, which it takes in parts.
   bool projects(int64_t inputs) const {
-    constexpr int64_t enough_rows = 16, small = 2 << 20, longest_sum = 1024;
+    constexpr int64_t enough_rows = 16, small = 1 << 19, longest_sum = 1024;
     return shape.batch >= enough_rows && inputs <= longest_sum && shape.gates() * shape.hidden * inputs * int64_t(sizeof(T)) <= small;
   }
 
@@ -245,13 +245,13 @@ struct Loop {
 
   // Rows [begin, end) of `a` (one view) times a panel, plus `add` if there is any: to out
   // [end - begin, width].
-  static void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, const Panels<T>& right, int64_t part,
-                         int64_t block, T* out, const T* add = nullptr) {
+  void rows_times(const Operand<T>& a, int64_t view, int64_t begin, int64_t end, const Panels<T>& right, int64_t part,
+                         int64_t block, T* out, const T* add = nullptr) const {
     const Tiles tiles(end - begin);
     for (int64_t tile = 0; tile < tiles.number; ++tile) {
       const int64_t at = tiles.first(tile);
       tile_product<T, false>(tiles.height(tile), right.valid(block), a.at(view, begin + at), a.stride, right.at(part, block),
-                             right.depth, out + at * width, width, add ? add + at * width : nullptr, width);
+                             right.depth, out + at * width, width, add ? add + at * width : nullptr, width, far);
     }
   }
 
@@ -262,6 +262,7 @@ struct Loop {
   const bool paper, two_phases;
   const int64_t units, outputs;  // blocks of H and of W
   const Factors<T> update, hidden, state;
+  bool far = false;  // whether the weights of a step are more than the second cache holds
 };
 
 // ---------------------------------------------------------------------------------------- forward
@@ -269,7 +270,7 @@ struct Loop {
 template <class T>
 struct ForwardLoop : Loop<T> {
   using Base = Loop<T>;
-  using Base::cell, Base::chunk, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::total,
+  using Base::cell, Base::chunk, Base::far, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::total,
       Base::two_phases, Base::units, Base::views, Base::width;
 
   ForwardLoop(const Shape& s, const Dropout& d, const Weights<T>& w, const Forward<T>& io, const Pool& pool)
@@ -284,6 +285,7 @@ struct ForwardLoop : Loop<T> {
         bias.at(gate, 0)[i] = w.bias != nullptr && i < s.hidden ? w.bias[gate * s.hidden + i] : T(0);
       }
     }
+    far = input.bytes() + recurrent.bytes() > second_cache;
     layer = {};
     layer.shape = s, layer.total = total, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
     layer.gates = io.gates, layer.inner = io.inner;
@@ -369,7 +371,7 @@ struct ForwardLoop : Loop<T> {
       for (int64_t tile = 0; tile < tiles.number; ++tile) {
         const int64_t first = tiles.first(tile);
         tile_product<T, false>(tiles.height(tile), input.valid(block), io.x + (at + first) * io.inputs, io.inputs,
-                               input.at(gate, block), input.depth, x + first * width, width, bias.at(gate, 0) + unit, 0);
+                               input.at(gate, block), input.depth, x + first * width, width, bias.at(gate, 0) + unit, 0, far);
       }
     } else {  // there already
       const Target<T> from = projected(gate, block);
@@ -418,7 +420,7 @@ void forward(const Shape& shape, const Dropout& dropout, const Weights<T>& weigh
             [&](int64_t gate, int64_t block) { return loop.projected(gate, block); }, pool);
   }
   loop.start(Group{0, 0, shape.batch, 1, nullptr, 0});
-  for_groups(shape, loop.most_blocks(), pool, [&](Group& group, int me) {
+  for_groups(shape, loop.most_blocks(), loop.input.bytes() + loop.recurrent.bytes(), pool, [&](Group& group, int me) {
     work(group, me, loop.phases(), [&](int64_t phase) { return loop.blocks_of(phase); },
          [&](int64_t phase, int64_t block) { loop.task(group, phase, block); });
   });
@@ -432,7 +434,7 @@ void forward(const Shape& shape, const Dropout& dropout, const Weights<T>& weigh
 template <class T>
 struct BackwardLoop : Loop<T> {
   using Base = Loop<T>;
-  using Base::cell, Base::chunk, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::total,
+  using Base::cell, Base::chunk, Base::far, Base::hidden, Base::outputs, Base::paper, Base::shape, Base::total,
       Base::two_phases, Base::units, Base::views, Base::width;
 
   BackwardLoop(const Shape& s, const Dropout& d, const Weights<T>& w, const Backward<T>& io, const Pool& pool)
@@ -446,6 +448,7 @@ struct BackwardLoop : Loop<T> {
         dh(1, s.projected() ? s.batch : 0, s.width), sums(parts(), pool.workers, s.hidden),
         dgates(parts() * s.hidden * total), whole_dh(s.projected() ? total * s.width : 0),
         operand(two_phases, total, s.hidden), masks_h(d.hidden.acts() || s.batch_sizes != nullptr), seen(views, total, s.width) {
+    far = input.bytes() + recurrent.bytes() > second_cache;
     layer = {};
     layer.shape = s, layer.total = total, layer.weights = w, layer.h0 = io.h0, layer.c0 = io.c0, layer.h = io.h;
     layer.saved_gates = io.gates, layer.saved_inner = io.inner, layer.operand = two_phases ? operand.at(0, 0) : nullptr;
@@ -680,7 +683,7 @@ template <class T>
 void backward(const Shape& shape, const Dropout& dropout, const Weights<T>& weights, const Backward<T>& io, const Pool& pool) {
   BackwardLoop<T> loop(shape, dropout, weights, io, pool);
   loop.start(Group{0, 0, shape.batch, 1, nullptr, 0});
-  for_groups(shape, loop.most_blocks(), pool, [&](Group& group, int me) {
+  for_groups(shape, loop.most_blocks(), loop.input.bytes() + loop.recurrent.bytes(), pool, [&](Group& group, int me) {
     work(group, me, loop.phases(), [&](int64_t phase) { return loop.blocks_of(phase); },
          [&](int64_t phase, int64_t block) { loop.task(group, phase, block); });
   });
