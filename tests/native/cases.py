@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recdrop import rng
 from recdrop.backends import ops, reference
 from recdrop.backends.call import GATES, Recurrence, RunFunction, Scan
 from recdrop.dropout import RecurrentDropout
@@ -117,34 +116,6 @@ def results(call: Recurrence, layer: int, direction: int) -> dict[str, Tensor]:
     return found | {f"{names[name]} true": true for name, true in truth.items()}
 
 
-def factors(call: Recurrence, how: ops.Config) -> Iterator[tuple[str, Tensor]]:
-    """What every mask multiplies by, from the definition in `rng`: [views, N, units]."""
-    steps = call.x.shape[0] if call.batch_sizes is None else len(call.batch_sizes)
-    batch = call.state[0].shape[1]
-    sizes = [batch] * steps if call.batch_sizes is None else call.batch_sizes.tolist()
-    rows = torch.arange(batch) if call.rows is None else call.rows
-    for spec in call.acting:
-        if not call.training:
-            continue
-        at = SITES.index(spec.site)
-        units = call.state[0 if spec.site == "hidden" else -1].shape[-1]
-        views = 1 if spec.site != "hidden" or spec.tied else GATES[call.cell]
-        when = torch.arange(steps) if how.per_step[at] else torch.zeros(steps, dtype=torch.int64)
-        keep = rng.keep_mask(
-            call.key,
-            spec.rate,
-            spec.site,
-            layer=how.layer,
-            direction=int(how.reverse),
-            steps=when,
-            rows=rows,
-            units=views * units,
-        )
-        by_row = torch.cat([keep[t, :n] for t, n in enumerate(sizes)])
-        by_view = by_row.unflatten(1, (views, units)).transpose(0, 1)
-        yield f"{spec.site} factors", by_view.double() * how.scales[at]
-
-
 def arrays(call: Recurrence, layer: int, direction: int) -> dict[str, Tensor]:
     """One case: all that the driver needs to know."""
     one = part(call, layer, direction)
@@ -182,7 +153,6 @@ def arrays(call: Recurrence, layer: int, direction: int) -> dict[str, Tensor]:
         **dict(zip(("h0", "c0"), one.state, strict=False)),
         **one.weights._asdict(),
         **upstream,
-        **dict(factors(call, how)),
         **results(call, layer, direction),
     }
     return {name: value for name, value in found.items() if value is not None}
