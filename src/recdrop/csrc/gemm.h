@@ -237,9 +237,10 @@ void product(int64_t rows, Pack&& pack, const Panels<T>& right, Place&& target, 
   constexpr int64_t breadth = 16;             // panels per task
   const int64_t panels = right.parts * right.blocks, parts = most(1, divide_up(right.depth, part_of_depth));
   const int64_t strips = divide_up(panels, breadth);
-  in_parallel(pool, divide_up(rows, height) * strips, [&](int64_t task) {
-    const int64_t first = task / strips * height;
-    const int64_t begin = task % strips * breadth, end = least(panels, begin + breadth);
+  const int64_t blocks = divide_up(rows, height);
+  in_parallel(pool, blocks * strips, [&](int64_t task) {  // the same panels for all rows, then others
+    const int64_t first = task % blocks * height;
+    const int64_t begin = task / blocks * breadth, end = least(panels, begin + breadth);
     constexpr int64_t stride = part_of_depth + 16;  // not a power of two: rows must not share cache sets
     alignas(64) T block[height * stride];
     const Tiles tiles(least(height, rows - first));
@@ -329,9 +330,9 @@ void products(const Transposed<T>* all, int count, const Pool& pool) {
     int i = 0;
     while (task >= tasks[i + 1]) ++i;
     const Transposed<T>& p = all[i];
-    const int64_t n = p.right->depth, strips = divide_up(p.right->blocks, breadth);
-    const int64_t first = (task - tasks[i]) / strips * height * width, last = least(p.rows, first + height * width);
-    const int64_t begin = (task - tasks[i]) % strips * breadth, end = least(p.right->blocks, begin + breadth);
+    const int64_t n = p.right->depth, blocks = divide_up(p.rows, height * width);
+    const int64_t first = (task - tasks[i]) % blocks * height * width, last = least(p.rows, first + height * width);
+    const int64_t begin = (task - tasks[i]) / blocks * breadth, end = least(p.right->blocks, begin + breadth);
     int64_t from = 0;
     do {
       const int64_t k = least(depth, n - from);
