@@ -94,6 +94,14 @@ struct Weight : Panels<T> {
   }
 };
 
+// What one site multiplies one block of some rows by; nothing at all where it does not act.
+template <class T>
+struct RowFactors {
+  const T* first;
+  int64_t stride;
+  const T* at(int64_t row) const { return first != nullptr ? first + row * stride : nullptr; }
+};
+
 // What one site multiplies by: drawn per step; drawn once per row; or one number.
 template <class T>
 class Factors {
@@ -108,7 +116,7 @@ class Factors {
         T* row = table_ + b * row_stride_;
         for (int view = 0; view < views; ++view) {
           for (int64_t unit = 0; unit < units; unit += panel_width<T>, row += panel_width<T>) {
-            draw(0, b, view, unit, row);
+            draw(0, b, 1, view, unit, row);
           }
         }
       });
@@ -117,20 +125,30 @@ class Factors {
     }
   }
 
-  // Factors of the block that starts at `unit`; null where the site does nothing.
-  const T* at(int64_t t, int64_t b, int view, int64_t unit, T* scratch) const {
-    if (!acts) return nullptr;
-    if (per_row_) return table_ + b * row_stride_ + row_stride_ / views_ * view + unit;
-    if (site_.threshold == 0) return table_;
-    draw(t, b, view, unit, scratch);
-    return scratch;
+  // Of rows [b, b + n), n <= rows_at_once, in the block that starts at `unit`. What is drawn goes to
+  // scratch [rows_at_once, panel_width].
+  RowFactors<T> rows(int64_t t, int64_t b, int64_t n, int view, int64_t unit, T* scratch) const {
+    if (!acts) return {nullptr, 0};
+    if (per_row_) return {table_ + b * row_stride_ + row_stride_ / views_ * view + unit, row_stride_};
+    if (site_.threshold == 0) return {table_, 0};
+    draw(t, b, n, view, unit, scratch);
+    return {scratch, panel_width<T>};
   }
   const bool acts;
 
  private:
-  void draw(int64_t t, int64_t b, int view, int64_t unit, T* out) const {
-    const int64_t row = dropout_.rows ? dropout_.rows[b] : b;
-    draw_factors(site_, dropout_.key, uint32_t(t), uint32_t(row), view * units_ + unit, out);
+  __attribute__((noinline)) void draw(int64_t t, int64_t b, int64_t n, int view, int64_t unit, T* out) const {
+    uint32_t rows[rows_at_once];
+    for (int64_t j = 0; j < rows_at_once; ++j) {
+      const int64_t row = b + least(j, n - 1);
+      rows[j] = uint32_t(dropout_.rows ? dropout_.rows[row] : row);
+    }
+    const int64_t first = view * units_ + unit;
+    if (n == 1) {
+      draw_factors<T, 1>(site_, dropout_.key, uint32_t(t), {rows[0]}, first, out);
+    } else {
+      draw_factors<T, rows_at_once>(site_, dropout_.key, uint32_t(t), rows, first, out);
+    }
   }
   const Site site_;
   const Dropout& dropout_;
@@ -224,10 +242,21 @@ struct Loop {
     return shape.offset(before) + b;
   }
 
-  Place<T> place(int64_t t, int64_t b, int64_t unit, T* scratch) const {
+  // Calls f(place, i) for each of rows [b, b + n), n <= rows_at_once, i counting them.
+  template <class F>
+  RECDROP_INLINE void places(int64_t t, int64_t b, int64_t n, int64_t unit, F&& f) const {
+    alignas(64) T scratch[2][rows_at_once * width];
+    const RowFactors<T> of_update = update.rows(t, b, n, 0, unit, scratch[0]);
+    const RowFactors<T> of_state = state.rows(t, b, n, 0, unit, scratch[1]);
+    for (int64_t i = 0; i < n; ++i) {
+      Place<T> here = place(t, b + i, unit);
+      here.update = of_update.at(i), here.state = of_state.at(i);
+      f(here, i);
+    }
+  }
+  Place<T> place(int64_t t, int64_t b, int64_t unit) const {
     const int64_t at = shape.offset(t) + b, before = previous(t, b);
-    return {at, before, b, unit, in_panels(at, unit), before < 0 ? -1 : in_panels(before, unit),
-            update.at(t, b, 0, unit, scratch), state.at(t, b, 0, unit, scratch + width)};
+    return {at, before, b, unit, in_panels(at, unit), before < 0 ? -1 : in_panels(before, unit), nullptr, nullptr};
   }
   int64_t in_panels(int64_t row, int64_t unit) const { return panel_offset<T>(total, shape.hidden, row, unit); }
 
@@ -300,28 +329,34 @@ struct ForwardLoop : Loop<T> {
         const int64_t unit = block * width, n = shape.width - unit;
         store_block(h, load_block(io.h0 + b * shape.width + unit, n));
         const int64_t first = shape.reverse ? length - 1 : 0;
-        for (int to = 0; to < 2; ++to) show(h, first, b, unit, to);
+        for (int to = 0; to < 2; ++to) show(h, first, b, 1, unit, to);
       }
       const T* state_0 = shape.cell == Cell::lstm ? io.c0 : io.h0;
       __builtin_memcpy(state.at(0, b), state_0 + b * shape.hidden, shape.hidden * sizeof(T));
     }
   }
 
-  // seen[to] = d(h) as step t sees it.
-  void show(const T* h, int64_t t, int64_t b, int64_t unit, int to) {
+  // seen[to] = d(h) as step t sees it, of rows [b, b + n): h [n, panel_width].
+  void show(const T* h, int64_t t, int64_t b, int64_t n, int64_t unit, int to) {
+    alignas(64) T scratch[rows_at_once * width];
     for (int view = 0; view < views; ++view) {
-      alignas(64) T scratch[width];
-      const T* factor = hidden.at(t, b, view, unit, scratch);
-      T* row = seen[to].at(view, b) + unit;
-      store_block(row, factor ? load_block(h) * load_block(factor) : load_block(h));
+      const RowFactors<T> factors = hidden.rows(t, b, n, view, unit, scratch);
+      for (int64_t i = 0; i < n; ++i) {
+        const T* factor = factors.at(i);
+        const Block<T> h_i = load_block(h + i * width);
+        store_block(seen[to].at(view, b + i) + unit, factor ? h_i * load_block(factor) : h_i);
+      }
     }
   }
 
-  void publish(const T* h, int64_t s, int64_t t, int64_t b, int64_t unit) {
+  // What rows [b, b + n) of step t came to: to the output, and to the step that comes next.
+  void publish(const T* h, int64_t s, int64_t t, int64_t b, int64_t n, int64_t unit) {
     T* out = io.h + (shape.offset(t) + b) * shape.width + unit;
-    store_block(out, load_block(h), shape.width - unit);
+    for (int64_t i = 0; i < n; ++i, out += shape.width) store_block(out, load_block(h + i * width), shape.width - unit);
     const int64_t next = shape.reverse ? t - 1 : t + 1;
-    if (next >= 0 && next < shape.steps && b < shape.rows(next)) show(h, next, b, unit, (s + 1) & 1);
+    if (next < 0 || next >= shape.steps) return;
+    const int64_t left = least(n, shape.rows(next) - b);
+    if (left > 0) show(h, next, b, left, unit, (s + 1) & 1);
   }
 
   void task(const Group& group, int64_t phase, int64_t block) {
@@ -330,15 +365,18 @@ struct ForwardLoop : Loop<T> {
     const int64_t last = least(group.end, shape.rows(t));
     const Operand<T>& view_of_h = seen[s & 1];
     constexpr int64_t gate_stride = chunk * width;
-    alignas(64) T x[4 * gate_stride], h[width], scratch[2 * width];
+    const int64_t unit = block * width;
+    alignas(64) T x[4 * gate_stride], h[rows_at_once * width];
     for (int64_t begin = group.begin; begin < last; begin += chunk) {
       const int64_t end = least(last, begin + chunk);
       if (second && !paper) {
         Base::rows_times(operand, 0, begin, end, projection, 0, block, x);
-        for (int64_t b = begin; b < end; ++b) publish(x + (b - begin) * width, s, t, b, block * width);
+        for (int64_t b = begin; b < end; b += rows_at_once) {
+          publish(x + (b - begin) * width, s, t, b, least(rows_at_once, end - b), unit);
+        }
         continue;
       }
-      Base::template expect<1>(io.h, shape.width, block * width, t, begin, end);
+      Base::template expect<1>(io.h, shape.width, unit, t, begin, end);
       const int first_gate = second ? 2 : 0, gates = second ? 1 : paper ? 2 : shape.gates();
       for (int gate = 0; gate < gates; ++gate) {
         const bool apart = shape.cell == Cell::gru && gate == 2;  // r comes between its two terms
@@ -347,18 +385,21 @@ struct ForwardLoop : Loop<T> {
         project(of, block, t, begin, end, from_input);
         Base::rows_times(second ? operand : view_of_h, view, begin, end, recurrent, of, block, sum, apart ? nullptr : sum);
       }
-      for (int64_t b = begin; b < end; ++b) {
-        const Place<T> place = Base::place(t, b, block * width, scratch);
-        const T* row = x + (b - begin) * width;
-        T* state_of_row = state.at(0, b) + place.unit;
+      for (int64_t b = begin; b < end; b += rows_at_once) {
+        const int64_t n = least(rows_at_once, end - b);
+        const T* rows = x + (b - begin) * width;
         if (paper && !second) {
-          cell.forward_gates(layer, place, row, gate_stride, view_of_h.at(views - 1, b) + place.unit, operand.at(0, b) + place.unit);
-        } else if (shape.projected()) {
-          cell.forward(layer, place, row, gate_stride, state_of_row, operand.at(0, b) + place.unit);
-        } else {
-          cell.forward(layer, place, row, gate_stride, state_of_row, h);
-          publish(h, s, t, b, place.unit);
+          for (int64_t i = 0; i < n; ++i) {
+            cell.forward_gates(layer, Base::place(t, b + i, unit), rows + i * width, gate_stride,
+                               view_of_h.at(views - 1, b + i) + unit, operand.at(0, b + i) + unit);
+          }
+          continue;
         }
+        Base::places(t, b, n, unit, [&](const Place<T>& place, int64_t i) {
+          T* to = shape.projected() ? operand.at(0, place.b) + unit : h + i * width;
+          cell.forward(layer, place, rows + i * width, gate_stride, state.at(0, place.b) + unit, to);
+        });
+        if (!shape.projected()) publish(h, s, t, b, n, unit);
       }
     }
   }
@@ -483,27 +524,30 @@ struct BackwardLoop : Loop<T> {
   void through_the_product(int64_t q, int64_t block, int64_t begin, int64_t end) {
     const int64_t t = time(q - 1), unit = block * width;
     const int gates = paper ? 2 : shape.gates();
-    alignas(64) T product[4 * chunk * width], scratch[width];
+    alignas(64) T product[4 * chunk * width], scratch[rows_at_once * width];
     for (int gate = 0; gate < gates; ++gate) {
       const bool own = views > 1;  // each gate's mask before their sum
       Base::rows_times(dp[(q - 1) & 1], gate, begin, end, recurrent, gate, block, product + (own ? gate * chunk * width : 0),
                        own || gate == 0 ? nullptr : product);
     }
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t at = shape.offset(t) + b;
-      T* to = carry.at(0, b) + unit;
-      const Place<T> here{at, Base::previous(t, b), b, unit, -1, -1, nullptr, nullptr};
+    for (int64_t b = begin; b < end; b += rows_at_once) {
+      const int64_t n = least(rows_at_once, end - b);
       for (int view = 0; view < views; ++view) {
         if (paper && view == 2) continue;  // the candidate's product has been in the second phase
-        const T* factor = hidden.at(t, b, view, unit, scratch);
+        const RowFactors<T> factors = hidden.rows(t, b, n, view, unit, scratch);
         const T* from = product + (view * chunk + b - begin) * width;
-        Block<T> d = load_block(from);
-        if (factor != nullptr) d = d * load_block(factor);
-        store_block(to, view > 0 || direct ? load_block(to) + d : d);
-        if (!masks_h) continue;
-        Block<T> h_prev = previous_h(layer, here, shape.width - unit);
-        if (factor != nullptr) h_prev = h_prev * load_block(factor);
-        store_block(seen.at(view, block) + at * width, h_prev);
+        for (int64_t i = 0; i < n; ++i, from += width) {
+          T* to = carry.at(0, b + i) + unit;
+          const T* factor = factors.at(i);
+          Block<T> d = load_block(from);
+          if (factor != nullptr) d = d * load_block(factor);
+          store_block(to, view > 0 || direct ? load_block(to) + d : d);
+          if (!masks_h) continue;
+          const Place<T> here{shape.offset(t) + b + i, Base::previous(t, b + i), b + i, unit, -1, -1, nullptr, nullptr};
+          Block<T> h_prev = previous_h(layer, here, shape.width - unit);
+          if (factor != nullptr) h_prev = h_prev * load_block(factor);
+          store_block(seen.at(view, block) + here.at * width, h_prev);
+        }
       }
     }
   }
@@ -552,22 +596,26 @@ struct BackwardLoop : Loop<T> {
     }
     const int64_t t = time(q), last = least(group.end, shape.rows(t));
     if (!second) {
-      for (int64_t b = group.begin; b < last; ++b) first_phase(t, q, b, unit);
+      for (int64_t b = group.begin; b < last; b += rows_at_once) first_phase(t, q, b, least(rows_at_once, last - b), unit);
       if (!two_phases) record(group, t, q, last, unit);
       return;
     }
-    alignas(64) T product[chunk * width], scratch[2 * width];
+    alignas(64) T product[chunk * width], scratch[rows_at_once * width];
     for (int64_t begin = group.begin; begin < last; begin += chunk) {
       const int64_t end = least(last, begin + chunk);
       Base::rows_times(paper ? dp[q & 1] : dh, paper ? 2 : 0, begin, end, paper ? recurrent : projection, paper ? 2 : 0, block,
                        product);
-      for (int64_t b = begin; b < end; ++b) {
-        const T* row = product + (b - begin) * width;
+      for (int64_t b = begin; b < end; b += rows_at_once) {
+        const int64_t n = least(rows_at_once, end - b);
+        const T* rows = product + (b - begin) * width;
         if (paper) {
-          candidate(t, q, b, unit, row);
+          const RowFactors<T> factors = hidden.rows(t, b, n, views - 1, unit, scratch);
+          for (int64_t i = 0; i < n; ++i) candidate(t, q, b + i, unit, rows + i * width, factors.at(i));
         } else {
-          const Place<T> place = Base::place(t, b, unit, scratch);
-          cell.backward(layer, place, row, dp[q & 1].at(0, b) + unit, gate_stride(), nullptr, dc.at(0, b) + unit);
+          Base::places(t, b, n, unit, [&](const Place<T>& place, int64_t i) {
+            cell.backward(layer, place, rows + i * width, dp[q & 1].at(0, place.b) + unit, gate_stride(), nullptr,
+                          dc.at(0, place.b) + unit);
+          });
         }
       }
     }
@@ -592,30 +640,32 @@ struct BackwardLoop : Loop<T> {
   }
 
   // dh of this step is whole now: the cell, or for a projected LSTM the way to its product.
-  void first_phase(int64_t t, int64_t q, int64_t b, int64_t unit) {
-    alignas(64) T whole[width], scratch[2 * width];
-    const int64_t at = shape.offset(t) + b;
-    const int64_t n = shape.width - unit;
-    T* carried = carry.at(0, b) + unit;
-    Block<T> d = load_block(carried);
-    if (io.dy != nullptr) d = d + load_block(io.dy + at * shape.width + unit, n);
-    store_block(whole, d);
+  void first_phase(int64_t t, int64_t q, int64_t b, int64_t n, int64_t unit) {
     if (shape.projected()) {
-      store_block(whole_dh + panel_offset<T>(total, shape.width, at, unit), d, n);
-      store_block(dh.at(0, b) + unit, d);
+      for (int64_t i = 0; i < n; ++i) {
+        const Block<T> d = whole(t, b + i, unit);
+        store_block(whole_dh + panel_offset<T>(total, shape.width, shape.offset(t) + b + i, unit), d, shape.width - unit);
+        store_block(dh.at(0, b + i) + unit, d);
+      }
       return;
     }
-    const Place<T> place = Base::place(t, b, unit, scratch);
-    cell.backward(layer, place, whole, dp[q & 1].at(0, b) + unit, gate_stride(), carried, dc.at(0, b) + unit);
+    Base::places(t, b, n, unit, [&](const Place<T>& place, int64_t) {
+      alignas(64) T d[width];
+      store_block(d, whole(t, place.b, unit));
+      cell.backward(layer, place, d, dp[q & 1].at(0, place.b) + unit, gate_stride(), carry.at(0, place.b) + unit,
+                    dc.at(0, place.b) + unit);
+    });
+  }
+
+  Block<T> whole(int64_t t, int64_t b, int64_t unit) const {
+    const Block<T> d = load_block(carry.at(0, b) + unit);
+    if (io.dy == nullptr) return d;
+    return d + load_block(io.dy + (shape.offset(t) + b) * shape.width + unit, shape.width - unit);
   }
 
   // The paper's GRU: from the gradient of r * seen to r and to h_prev.
-  void candidate(int64_t t, int64_t q, int64_t b, int64_t unit, const T* doperand) {
-    alignas(64) T scratch[width];
-    const int64_t at = shape.offset(t) + b;
-    const T* factor = hidden.at(t, b, views - 1, unit, scratch);
-    const Place<T> place{at, Base::previous(t, b), b, unit, Base::in_panels(at, unit), -1, nullptr, nullptr};
-    cell.backward_gates(layer, place, doperand, factor, dp[q & 1].at(0, b) + unit, carry.at(0, b) + unit);
+  void candidate(int64_t t, int64_t q, int64_t b, int64_t unit, const T* doperand, const T* factor) {
+    cell.backward_gates(layer, Base::place(t, b, unit), doperand, factor, dp[q & 1].at(0, b) + unit, carry.at(0, b) + unit);
   }
 
   void copy_out(T* to, const Operand<T>& from, int64_t b, int64_t unit, int64_t units_in_all) {
