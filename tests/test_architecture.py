@@ -24,14 +24,18 @@ ORDER = [
     {"__main__", "lab"},
 ]
 LAB_ORDER = [
-    {"config", "environment", "errors"},
-    {"storage"},
+    {"errors"},
+    {"config", "console", "environment", "signals", "world"},
+    {"records", "storage"},
+    {"checkpoint", "output_layer", "text"},
     {"tasks"},
-    {"train"},
+    {"generation", "train"},
     {"progress", "runs"},
-    {"paper"},
-    {"report", "sweep", "worker"},
-    {"figures"},
+    {"trained", "paper"},
+    {"drawing", "results"},
+    {"figures", "wording"},
+    {"report", "session", "sweep", "worker"},
+    {"commands", "reproduce"},
     {"cli"},
 ]
 

@@ -1,5 +1,7 @@
 """`rnn`, `lstm`, `gru`: one call on explicit tensors. Everything is validated here, once.
 
+`product` is the matrix product that they are made of.
+
 Time-major and batched; `recdrop.layers` adds batch_first, packing, unbatched input and parameters.
 """
 
@@ -250,6 +252,33 @@ def run(
     if call.training and call.acting:
         call = call.with_key(draw_key(owner) if key is None else checked_key(key))
     return backends.run(call, backends.checked_name(backend))
+
+
+@torch.no_grad()
+def product(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A matrix product, out = a b + bias, by this library's own kernel where there is one.
+
+    For what stands around a recurrent layer and is as large, such as the output layer of a language
+    model: on some processors this is twice as fast as `torch.mm`, on others as fast. It is not
+    differentiable.
+
+    Args:
+        out: [M, N], contiguous rows; written.
+        a: [M, K], of any strides.
+        b: [K, N], of any strides.
+        bias: [N], or None.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        RuntimeError: Shapes or dtypes do not go together.
+    """
+    own = a.device.type == "cpu" and a.dtype in (torch.float32, torch.float64)
+    if own and backends.native.missing() is None:
+        torch.ops.recdrop.native_product(out, a, b, bias)
+        return out
+    return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
 
 
 def checked_key(key: Tensor) -> Tensor:

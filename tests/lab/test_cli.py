@@ -121,17 +121,14 @@ def table(tmp_path_factory) -> tuple[Path, str]:
 
 def test_the_whole_way(table):
     folder, said = table
-    for name in ("table.md", "result.json", "table1.svg", "table1.png"):
+    for name in ("report.md", "report.html"):
         assert (folder / name).stat().st_size > 0
+        assert f"Written: {folder / name}" in said
     assert "gal-step-3" in said
-    assert "not run: moon-step-3, moon-sequence-3, gal-sequence-3, ours-step-3" in said
+    assert "not run" in said
     assert "not the paper's protocol" in said
-    assert str(folder / "table.md") in said
-    stored = json.loads((folder / "result.json").read_text())
-    (cell,) = (c for c in stored["cells"] if c["name"] == "gal-step-3")
-    assert cell["status"] == "finished"
-    assert cell["runs"][0]["outcome"]["stopped_by"] in ("rule", "cap")
-    assert [c["status"] for c in stored["cells"]].count("not run") == 7
+    result = json.loads((folder / "runs" / "gal-step-3" / "seed-0" / "result.json").read_text())
+    assert result["outcome"]["stopped_by"] in ("rule", "epochs")
 
 
 def test_the_same_command_again_trains_nothing(table):

@@ -1,3 +1,5 @@
+"""Configurations: every fault at once, with its place and what was given (B1 of our list)."""
+
 import math
 
 import pytest
@@ -5,57 +7,73 @@ from pydantic import ValidationError
 
 from recdrop.lab.config import (
     Dropout,
-    Run,
+    LanguageModel,
     Schedule,
     Sgd,
     StopRule,
     TemporalOrderData,
+    TextData,
+    changed,
     differences,
-    faults,
+    parse_run,
+    settings,
 )
-from tests.lab.tiny import DATA, MOON, OURS, tiny_run
+from recdrop.lab.errors import BadInput
+from tests.lab.tiny import DATA, GAL, MOON, OURS, tiny_model, tiny_run, tiny_words
 
 
-def test_a_run_survives_json():
-    run = tiny_run(
-        optim=Sgd(lr=0.1),
-        dropout=(OURS, MOON),
-        schedule=Schedule(
-            max_updates=4, window=2, evaluate_every=2, stop=StopRule(train_accuracy=1)
+@pytest.mark.parametrize(
+    "run",
+    [
+        tiny_run(
+            optim=Sgd(lr=0.1),
+            model=tiny_model(OURS, MOON),
+            schedule=Schedule(epochs=4, stop=StopRule(train_score=1)),
         ),
-    )
-    assert Run.model_validate_json(run.model_dump_json()) == run
+        tiny_words(),
+    ],
+)
+def test_a_run_survives_json(run):
+    assert parse_run(run.model_dump_json()) == run
 
 
 def test_all_faults_are_told_at_once_with_place_and_value():
-    with pytest.raises(ValidationError) as caught:
-        Run.model_validate(
+    with pytest.raises(BadInput) as caught:
+        changed(
+            tiny_run(),
             {
                 "name": "Not a folder/../x",
-                "scale": "quick",
-                "data": {"length": 6, "low": -1, "high": 4},
-                "model": {"hidden": 10**12, "init_range": math.nan, "output_init_range": 0.1},
-                "dropout": ({"rate": 1.0, "site": "cell", "sampling": "step", "rescale": "test"},),
-                "optim": {"kind": "adam", "lr": math.inf},
-                "schedule": {"max_updates": True, "window": 1, "evaluate_every": 1, "epochs": 3},
+                "data": {"low": -1, "high": 4, "lenght": 3},
+                "model": {
+                    "hidden": 10**30,
+                    "init_range": math.nan,
+                    "recurrent_dropout": [{"rate": 1.0, "site": "cell"}],
+                },
+                "optim": {"lr": math.inf, "clip_nrom": 3.0, "decay": {"kind": "plateau"}},
+                "schedule": {"epochs": True, "log_every": 2.5},
                 "seed": -1,
-            }
+            },
         )
-    told = faults(caught.value)
+    told = str(caught.value).split("\n")
     places = {line.partition(":")[0] for line in told}
     assert places == {
         "name",
         "data.low",
+        "data.lenght",
         "model.hidden",
         "model.init_range",
-        "dropout.0.rate",
-        "dropout.0.site",
-        "optim.adam.lr",
-        "schedule.max_updates",
+        "model.recurrent_dropout.0.rate",
+        "model.recurrent_dropout.0.site",
+        "optim.lr",
+        "optim.clip_nrom",
+        "optim.decay.divide_by",
         "schedule.epochs",
+        "schedule.log_every",
         "seed",
     }
-    assert any(line.startswith("dropout.0.rate") and line.endswith("got 1.0") for line in told)
+    assert "data.lenght: no such key, did you mean length?, got 3" in told
+    assert "optim.clip_nrom: no such key, did you mean clip_norm?, got 3.0" in told
+    assert any(line.endswith("got 1.0") for line in told)
 
 
 @pytest.mark.parametrize(
@@ -76,16 +94,40 @@ def test_markers_may_share_their_only_position():
     assert TemporalOrderData(length=6, low=4, high=4).collide
 
 
-@pytest.mark.parametrize("field", ["max_updates", "evaluate_every"])
-def test_a_schedule_is_whole_windows(field: str):
-    with pytest.raises(ValidationError, match=f"{field} must be whole windows of 4 updates, got 6"):
-        Schedule(**({"max_updates": 8, "window": 4, "evaluate_every": 4} | {field: 6}))
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"window": 35, "stride": 6}, "stride must divide window 35, got 6"),
+        ({"unknown": False, "vocabulary": 100}, "needs unknown = true"),
+        ({"unknown": False, "min_count": 2}, "needs unknown = true"),
+        ({"share": 0.0}, "greater than 0"),
+    ],
+)
+def test_conflicts_in_a_text(changes: dict, told: str):
+    with pytest.raises(ValidationError, match=told):
+        TextData(**changes)
 
 
-def test_each_site_is_taken_once():
+def test_a_number_is_the_papers_scheme_per_step():
+    short = changed(tiny_words(), {"model": {"recurrent_dropout": 0.25}})
+    assert short.model.recurrent_dropout == (Dropout(rate=0.25),)
+    none = changed(tiny_words(), {"model": {"recurrent_dropout": 0}})
+    assert none.model.recurrent_dropout == ()
+    rnn = changed(tiny_words(), {"model": {"recurrent_dropout": 0.25, "cell": "rnn"}})
+    assert rnn.model.recurrent_dropout == (Dropout(rate=0.25, site="hidden"),)
+    for wrong in (1.0, -0.1, True, "much"):
+        with pytest.raises(BadInput, match="recurrent_dropout"):
+            changed(tiny_words(), {"model": {"recurrent_dropout": wrong}})
+
+
+def test_each_site_is_taken_once_and_a_plain_rnn_has_one():
     again = Dropout(rate=0.1, site="update", sampling="sequence", rescale="train")
     with pytest.raises(ValidationError, match="each site once"):
-        tiny_run(dropout=(OURS, again))
+        tiny_model(OURS, again)
+    with pytest.raises(ValidationError, match="site hidden only"):
+        LanguageModel(cell="rnn", embedding=3, hidden=3, init_range=1, recurrent_dropout=(OURS,))
+    with pytest.raises(ValidationError, match="tied = false goes with site hidden"):
+        tiny_model(Dropout(rate=0.1, tied=False))
 
 
 def test_runs_are_frozen():
@@ -93,15 +135,49 @@ def test_runs_are_frozen():
         tiny_run().seed = 4  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_settings_are_toml_values_or_words():
+    assert settings(
+        ["model.hidden=64", "model.cell=gru", 'name="x-1"', "data.share = 0.5", "seed=1", "seed=2"]
+    ) == {
+        "model": {"hidden": 64, "cell": "gru"},
+        "name": "x-1",
+        "data": {"share": 0.5},
+        "seed": 2,
+    }
+    drops = settings(['model.recurrent_dropout=[{rate=0.5, site="hidden"}]'])
+    (drop,) = changed(tiny_words(), drops).model.recurrent_dropout
+    assert (drop.rate, drop.site) == (0.5, "hidden")
+    with pytest.raises(BadInput) as caught:
+        settings(["model.hidden", "=3", "a..b=1", "seed=3"])
+    assert str(caught.value).count("expected KEY=VALUE") == 3
+
+
+def test_a_value_cannot_smuggle_in_other_keys():
+    with pytest.raises(BadInput, match="seed"):
+        changed(tiny_run(), settings(["seed=1\nname='x'"]))
+
+
+def test_layers_go_over_each_other_and_another_kind_starts_anew():
+    run = changed(tiny_words(), {"optim": {"lr": 0.25}}, settings(["optim.lr=0.125"]))
+    assert run.optim.lr == 0.125
+    assert run.optim.clip_norm == 1.0
+    adam = changed(tiny_words(), {"optim": {"kind": "adam", "lr": 0.001}})
+    assert (adam.optim.kind, adam.optim.clip_norm, adam.optim.decay) == ("adam", None, None)
+    with pytest.raises(BadInput, match=r"optim\.lr: Field required"):
+        changed(tiny_words(), {"optim": {"kind": "adam"}})
+    with pytest.raises(BadInput, match="data: "):
+        changed(tiny_words(), {"data": 3})
+
+
 def test_differences_name_the_fields():
     other = tiny_run(
         seed=4,
         data=TemporalOrderData(**(DATA.model_dump() | {"collide": False})),
-        dropout=(OURS, MOON),
+        model=tiny_model(OURS, GAL),
     )
     told = differences(tiny_run(), other)
     assert "seed: stored 3, asked 4" in told
     assert "data.collide: stored True, asked False" in told
-    assert "dropout.1.site: stored None, asked 'state'" in told
-    assert len(told) == 6
+    assert "model.recurrent_dropout.1.site: stored None, asked 'hidden'" in told
+    assert len(told) == 7
     assert differences(other, other) == []

@@ -1,22 +1,26 @@
-"""Many runs: a failure loses only itself, a killed worker is told, two drivers do not meet."""
+"""Many runs: a failure loses only itself, whoever is killed loses nothing (F6 of our list)."""
 
 import io
 import os
+import random
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from recdrop.lab.config import Model
 from recdrop.lab.errors import BadInput
 from recdrop.lab.progress import Ledger
+from recdrop.lab.records import Event
 from recdrop.lab.runs import finished, read_rows, run_cell
 from recdrop.lab.storage import locked
 from recdrop.lab.sweep import Job, sweep
-from recdrop.lab.train import Row
-from tests.lab.tiny import endless_run, tiny_run
+from tests.lab.test_runs import result_of
+from tests.lab.tiny import endless_run, tiny_model, tiny_run, tiny_words, write_text
 
 
 def jobs_of(folder, *runs):
@@ -51,29 +55,128 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
 
 
 def test_divergence_is_told_with_its_exit_code(tmp_path):
-    model = Model(hidden=5, init_range=1e38, output_init_range=1e38)
-    (job,) = jobs_of(tmp_path, tiny_run(model=model))
+    (job,) = jobs_of(tmp_path, tiny_run(model=tiny_model(init_range=1e38, output_init_range=1e38)))
     (lost,) = sweep(tmp_path, [job], 1, quiet())
     assert lost.exit_code == 3
     assert lost.message.startswith("ours-step-tiny, seed 3: the loss is ")
     assert "at update 1" in lost.message
 
 
-def test_a_killed_worker_is_told_and_nothing_hangs(tmp_path):
-    (job,) = jobs_of(tmp_path, endless_run())
+def killer(job, times):
+    """Kills the job's worker, so many times, each after it has trained a little."""
 
     def kill():
-        deadline = time.monotonic() + 60
-        while not read_rows(job.directory) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(int((job.directory / "lock").read_text().split()[1]), signal.SIGKILL)
+        for _ in range(times):
+            deadline, seen = time.monotonic() + 60, len(read_rows(job.directory))
+            while time.monotonic() < deadline and len(read_rows(job.directory)) <= seen:
+                time.sleep(0.01)
+            os.kill(int((job.directory / "lock").read_text().split()[1]), signal.SIGKILL)
 
-    assassin = threading.Thread(target=kill)
-    assassin.start()
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_a_run_whose_worker_is_killed_goes_on_in_another(tmp_path):
+    run = tiny_run(schedule=endless_run().schedule.model_copy(update={"epochs": 300}))
+    (job,) = jobs_of(tmp_path, run)
+    assassin = killer(job, 2)
+    console = quiet()
+    assert sweep(tmp_path, [job], 1, console) == []
+    assassin.join()
+    assert console.file.getvalue().count("killed by SIGKILL; another goes on") == 2
+    run_cell(tmp_path / "alone", run)
+    assert result_of(job.directory) == result_of(tmp_path / "alone")
+
+
+def test_a_run_that_is_killed_again_and_again_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("recdrop.lab.sweep._TRIES", 2)
+    (job,) = jobs_of(tmp_path, endless_run())
+    assassin = killer(job, 2)
     (lost,) = sweep(tmp_path, [job], 1, quiet())
     assassin.join()
     assert lost.exit_code == 1
     assert "killed by SIGKILL" in lost.message
+
+
+DRIVER = """
+import io, sys
+from pathlib import Path
+from rich.console import Console
+from recdrop.lab.sweep import Job, sweep
+from tests.lab.test_sweep import sweep_jobs
+folder, text = Path(sys.argv[1]), Path(sys.argv[2])
+print("ready", flush=True)
+sys.exit(len(sweep(folder, sweep_jobs(folder, text), 2, Console(file=io.StringIO()))))
+"""
+
+
+def sweep_jobs(folder, text):
+    runs = [tiny_words(seed=seed, name=f"words-{seed}") for seed in range(3)]
+    return [Job(folder / run.name, run, text) for run in runs]
+
+
+def workers_of(jobs):
+    found = []
+    for job in jobs:
+        lock = job.directory / "lock"
+        told = lock.read_text().split() if lock.exists() else []
+        if len(told) > 1 and Path(f"/proc/{told[1]}").exists():
+            found.append(int(told[1]))
+    return found
+
+
+def killed_at_random(tmp_path, times, seed):
+    """Kill driver or workers; start the driver again until it is through: nothing is lost."""
+    source, folder = random.Random(seed), tmp_path / "sweep"
+    text = write_text(tmp_path / "text", lines=400)
+    jobs = sweep_jobs(folder, text)
+    done: dict[Path, int] = {}
+    for _ in range(times + 50):
+        process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(folder), str(text)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        if times > 0:
+            times -= 1
+            time.sleep(0.5 + source.random() * 2)
+            victims = [process.pid] if source.random() < 0.5 else workers_of(jobs)[:1]
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            if victims != [process.pid]:
+                process.wait()
+        else:
+            process.wait()
+        code = process.wait()
+        process.stdout.close()
+        for job in jobs:  # a result, once there, is never written again
+            result = job.directory / "result.json"
+            if result.exists():
+                assert (
+                    done.setdefault(result, result.stat().st_mtime_ns) == result.stat().st_mtime_ns
+                )
+        deadline = time.monotonic() + 20
+        while workers_of(jobs) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not workers_of(jobs)
+        if code == 0:
+            break
+    assert len(done) == len(jobs)
+    for job in jobs:
+        alone = tmp_path / "alone" / job.run.name
+        run_cell(alone, job.run, text)
+        assert result_of(job.directory) == result_of(alone)
+
+
+def test_nothing_is_lost_when_driver_or_worker_is_killed(tmp_path):
+    killed_at_random(tmp_path, 2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_is_lost_in_50_kills(tmp_path, seed):
+    killed_at_random(tmp_path, 5, seed)
 
 
 def test_a_second_driver_is_turned_away(tmp_path):
@@ -91,16 +194,18 @@ def test_all_folders_that_hold_other_runs_are_named_before_anything_is_trained(t
     assert str(caught.value).count("scale: stored 'quick', asked 'paper'") == 2
 
 
-def test_time_left_is_measured_steps_against_caps(monkeypatch):
+def test_time_left_is_what_is_measured_against_caps(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     runs = [tiny_run(seed=1), tiny_run(seed=2)]
     ledger = Ledger(runs, workers=1)
     assert ledger.seconds_left() is None
     ledger.started(runs[0])
+    ledger.heard(runs[0], Event(steps=4, update=2))  # taken up again after two updates
+    assert ledger.seconds_left() is None
     clock[0] += 10
-    ledger.row(runs[0], Row(update=2, loss=1.0, train_accuracy=0.5))
-    assert ledger.seconds_left() == pytest.approx(10 / 2 * (6 + 8))
+    ledger.heard(runs[0], Event(update=4))
+    assert ledger.seconds_left() == pytest.approx(10 / 2 * (4 + 8))
     ledger.ended(runs[0])
     assert ledger.seconds_left() == pytest.approx(10 / 2 * 8)
     assert ledger.done == 1

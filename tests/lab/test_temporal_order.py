@@ -7,16 +7,17 @@ from scipy import stats
 from torch import Generator
 
 import recdrop
-from recdrop.lab.config import Dropout, Model, TemporalOrderData
+from recdrop.lab.config import Dropout, TemporalOrderData
+from recdrop.lab.errors import BadInput
+from recdrop.lab.tasks.net import recurrent_dropout
 from recdrop.lab.tasks.temporal_order import (
     TemporalOrderNet,
-    accuracy,
-    batches,
+    TemporalOrderTask,
     generate,
     initialise,
-    recurrent_dropout,
+    measure,
 )
-from tests.lab.tiny import DATA, MOON, OURS
+from tests.lab.tiny import DATA, MOON, OURS, tiny_model, tiny_run
 
 N = 36_000
 SHORT = TemporalOrderData(length=15, low=5, high=10)
@@ -90,27 +91,43 @@ def test_the_generator_alone_decides():
     assert not torch.equal(a.inputs, c.inputs)
 
 
-def test_an_epoch_is_every_batch_once_in_a_new_order():
-    sequences = generate(DATA, 64, seeded())
-    own = [sequences.inputs[:, 8 * k : 8 * k + 8] for k in range(8)]
-    source = batches(sequences, 8, seeded())
-    orders = []
-    for _ in range(3):
-        epoch = [next(source) for _ in range(8)]
-        which = [
-            next(k for k, batch in enumerate(own) if torch.equal(batch, given.inputs))
-            for given in epoch
-        ]
-        for k, given in zip(which, epoch, strict=True):
-            assert torch.equal(given.labels, sequences.labels[8 * k : 8 * k + 8])
-        orders.append(which)
-    assert all(sorted(order) == list(range(8)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 3
+def order_of(task: TemporalOrderTask, epoch: int) -> list[int]:
+    """Which batch each update of an epoch reads, by its labels and loss."""
+    task.begin(epoch)
+    return [int(k) for k in task._order]
+
+
+def test_an_epoch_is_every_batch_once_in_an_order_of_its_own():
+    orders = [order_of(TemporalOrderTask(tiny_run()), epoch) for epoch in (0, 1, 2)]
+    assert all(sorted(order) == list(range(4)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert order_of(TemporalOrderTask(tiny_run()), 2) == orders[2]
+
+
+def test_the_objective_is_the_mean_over_one_batch_and_shares_make_up_the_whole():
+    run = tiny_run(model=tiny_model())
+    whole = TemporalOrderTask(run)
+    halves = [TemporalOrderTask(run, rank, 2) for rank in range(2)]
+    for task in (whole, *halves):
+        task.begin(0)
+    for step in range(4):
+        part, shares = whole.part(step), [half.part(step) for half in halves]
+        k = whole._order[step]
+        logits = whole.net(whole.train_set.inputs[:, 8 * k : 8 * k + 8])
+        labels = whole.train_set.labels[8 * k : 8 * k + 8]
+        naive = -logits.log_softmax(1)[torch.arange(8), labels]
+        torch.testing.assert_close(part.objective, naive.mean())
+        torch.testing.assert_close(part.nats, naive.sum().detach())
+        assert part.predictions == 8 == sum(share.predictions for share in shares)
+        assert part.right == sum(share.right for share in shares)
+        torch.testing.assert_close((shares[0].objective + shares[1].objective) / 2, part.objective)
+    with pytest.raises(BadInput, match="8 sequences cannot be shared by 3"):
+        TemporalOrderTask(run, 0, 3)
 
 
 def test_everything_starts_uniform_but_the_second_bias_is_zero():
     net = TemporalOrderNet(64, (OURS,))
-    initialise(net, Model(hidden=64, init_range=0.05, output_init_range=0.1), seeded())
+    initialise(net, tiny_model(hidden=64, init_range=0.05, output_init_range=0.1), seeded())
     bounds = {name: float(p.detach().abs().max()) for name, p in net.named_parameters()}
     assert bounds.pop("lstm.bias_hh_l0") == 0.0
     for name, bound in bounds.items():
@@ -133,7 +150,7 @@ def test_the_net_reads_the_last_hidden_value():
 def test_accuracy_counts_right_answers_and_leaves_the_mode(training: bool):
     net = TemporalOrderNet(16, (OURS,)).train(training)
     sequences = generate(DATA, 2_500, seeded())
-    got = accuracy(net, sequences, masks=False)
+    got = measure(net, sequences, masks=False).score
     assert net.training is training
     with torch.no_grad():
         right = net.eval()(sequences.inputs).argmax(1) == sequences.labels
@@ -142,11 +159,11 @@ def test_accuracy_counts_right_answers_and_leaves_the_mode(training: bool):
 
 def test_accuracy_with_masks_drops_and_without_does_not():
     net = TemporalOrderNet(16, (MOON,))
-    initialise(net, Model(hidden=16, init_range=1.0, output_init_range=1.0), seeded())
+    initialise(net, tiny_model(hidden=16, init_range=1.0, output_init_range=1.0), seeded())
     torch.nn.init.zeros_(net.readout.bias)  # else one class always wins
     sequences = generate(DATA, 4_000, seeded())
-    assert len({accuracy(net, sequences, masks=False) for _ in range(3)}) == 1
-    assert len({accuracy(net, sequences, masks=True) for _ in range(3)}) > 1
+    assert len({measure(net, sequences, masks=False).score for _ in range(3)}) == 1
+    assert len({measure(net, sequences, masks=True).score for _ in range(3)}) > 1
 
 
 def test_the_inverted_memory_is_built_without_its_warning():

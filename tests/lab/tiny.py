@@ -1,59 +1,90 @@
 """Runs small enough for tests."""
 
+import random
+from pathlib import Path
 from typing import Any
 
 from recdrop.lab.config import (
     Adam,
     Dropout,
-    Model,
-    Run,
+    LanguageModel,
+    LanguageModelRun,
+    PlateauDecay,
     Schedule,
+    Sgd,
     StopRule,
     TemporalOrderData,
+    TemporalOrderModel,
+    TemporalOrderRun,
+    TextData,
 )
-from recdrop.lab.train import Outcome
 
 DATA = TemporalOrderData(length=6, low=2, high=4, train=32, test=50, batch=8)
 OURS = Dropout(rate=0.5, site="update", sampling="step", rescale="test")
+GAL = Dropout(rate=0.25, site="hidden", sampling="sequence", rescale="train")
 MOON = Dropout(rate=0.5, site="state", sampling="sequence", rescale="test")
 
 
-def tiny_run(**changes: Any) -> Run:
-    """Four windows of two updates; about 20 ms."""
+def tiny_model(*dropout: Dropout, **changes: Any) -> TemporalOrderModel:
+    values: dict[str, Any] = {"hidden": 5, "init_range": 0.1, "output_init_range": 0.2}
+    return TemporalOrderModel(**(values | {"recurrent_dropout": dropout} | changes))
+
+
+def tiny_run(**changes: Any) -> TemporalOrderRun:
+    """Two epochs of four updates, a row of metrics every two; about 20 ms."""
     values: dict[str, Any] = {
         "name": "ours-step-tiny",
         "scale": "quick",
         "data": DATA,
-        "model": Model(hidden=5, init_range=0.1, output_init_range=0.2),
-        "dropout": (OURS,),
+        "model": tiny_model(OURS),
         "optim": Adam(lr=0.01, clip_norm=5.0),
-        "schedule": Schedule(max_updates=8, window=2, evaluate_every=4),
+        "schedule": Schedule(epochs=2, log_every=2, keep="last"),
         "seed": 3,
     }
-    return Run(**(values | changes))
+    return TemporalOrderRun(**(values | changes))
 
 
-def endless_run(**changes: Any) -> Run:
+def endless_run(**changes: Any) -> TemporalOrderRun:
     """Never ends by itself, with a row of metrics every few milliseconds."""
-    schedule = Schedule(max_updates=1_000_000, window=1, evaluate_every=1_000)
+    schedule = Schedule(epochs=1_000_000, log_every=1, evaluate_every=1_000, keep="last")
     return tiny_run(**({"schedule": schedule} | changes))
 
 
-def stopping(window_accuracy: float, **rule: Any) -> Schedule:
+def stopping(train_score: float, **rule: Any) -> Schedule:
     """The tiny schedule with a stop rule."""
-    stop = StopRule(train_accuracy=window_accuracy, **rule)
-    return Schedule(max_updates=8, window=2, evaluate_every=4, stop=stop)
+    stop = StopRule(train_score=train_score, **rule)
+    return Schedule(epochs=2, log_every=2, keep="last", stop=stop)
 
 
-def outcome(**changes: Any) -> Outcome:
-    """An outcome made by hand."""
+WORDS = ["a", "bit", "of", "text", "with", "nine", "words", "in", "it"]
+
+
+def write_text(folder: Path, lines: int = 60) -> Path:
+    """A folder with three texts of a few words each, always the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = random.Random(5)
+    for name, share in (("train", lines), ("valid", lines // 4), ("test", lines // 4)):
+        text = [" ".join(source.choices(WORDS, k=6)) for _ in range(share)]
+        (folder / f"{name}.txt").write_text("\n".join(text) + "\n")
+    return folder
+
+
+def tiny_words(**changes: Any) -> LanguageModelRun:
+    """Three epochs of 17 updates (of the text of 60 lines), every kind of dropout on."""
     values: dict[str, Any] = {
-        "updates": 1_000,
-        "stopped_by": "rule",
-        "updates_to_99": 900,
-        "train_accuracy": 0.9925,
-        "test_accuracy": 0.9996,
-        "train_accuracy_deterministic": 1.0,
-        "test_accuracy_masked": 0.99,
+        "task": "word-lm",
+        "name": "words",
+        "data": TextData(batch=4, window=6),
+        "model": LanguageModel(
+            embedding=6,
+            hidden=7,
+            init_range=0.3,
+            dropout_in=0.2,
+            dropout_out=0.3,
+            recurrent_dropout=(OURS, GAL),
+        ),
+        "optim": Sgd(lr=0.5, clip_norm=1.0, decay=PlateauDecay(divide_by=1.5)),
+        "schedule": Schedule(epochs=3, log_every=5),
+        "seed": 2,
     }
-    return Outcome(**(values | changes))
+    return LanguageModelRun(**(values | changes))

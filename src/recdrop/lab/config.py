@@ -3,21 +3,38 @@
 Reading a configuration reports every fault at once; see `faults`.
 """
 
+import json
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from recdrop.lab.errors import BadInput
 
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
-Scale = Literal["quick", "paper"]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Scale = Literal["quick", "tenth", "paper"]
+TaskName = Literal["temporal-order", "word-lm", "char-lm"]
 
 
 class Record(BaseModel):
     """A frozen record: unknown keys, NaN, infinities and wrong types are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+# ---------------------------------------------------------------------------------- data and model
 
 
 class TemporalOrderData(Record):
@@ -31,7 +48,7 @@ class TemporalOrderData(Record):
             starts at ``low + 1``.
         train: Sequences of the fixed training set, whole batches.
         test: Sequences of the test set.
-        batch: Sequences per update.
+        batch: Sequences per update, over all processes.
     """
 
     length: Annotated[int, Field(ge=3, le=100_000)]
@@ -57,141 +74,369 @@ class TemporalOrderData(Record):
         return self
 
 
-class Model(Record):
-    """One LSTM layer and a linear readout of its last h.
+class TextData(Record):
+    """A text as parallel streams, read window by window with the state carried along.
 
     Attributes:
-        hidden: Units of the layer.
-        init_range: Its weights and biases start uniform in ±this.
-        output_init_range: The readout's start uniform in ±this.
+        symbols: What the text is made of: ``"words"`` between blanks, each line ended by ``<eos>``;
+            ``"characters"``, every one of them, line feeds included; or ``"auto"``: words in a word
+            model; in a character model characters, unless each of the first thousand words is a
+            single one (Mikolov's character files), where the blanks between them mean nothing.
+        batch: Streams side by side, over all processes.
+        window: Steps that gradients flow back through, T.
+        stride: Each stream is read once more from every multiple of this within the first window,
+            as further rows: window / stride rows for each stream (the authors' RNN). None: once.
+        resets: So many times an epoch, evenly spread, the carried state is set to zero.
+        vocabulary: Most symbols that are told apart, ``<eos>`` and ``<unk>`` among them; None: all.
+        min_count: Symbols that the training text has less often become ``<unk>``.
+        unknown: Whether there is an ``<unk>`` for symbols that the vocabulary lacks; without one,
+            a text that needs it is refused.
+        share: Part of the training text that is trained on, from its start. The vocabulary is that
+            of the whole.
     """
 
-    hidden: Annotated[int, Field(ge=1, le=65_536)]
-    init_range: Positive
-    output_init_range: Positive
+    symbols: Literal["words", "characters", "auto"] = "words"
+    batch: Annotated[int, Field(ge=1, le=100_000)] = 32
+    window: Annotated[int, Field(ge=1, le=100_000)] = 35
+    stride: Count | None = None
+    resets: Count = 1
+    vocabulary: Annotated[int, Field(ge=3, le=10**7)] | None = None
+    min_count: Count = 1
+    unknown: bool = True
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TextData":
+        if self.stride is not None and self.window % self.stride:
+            raise ValueError(f"stride must divide window {self.window}, got {self.stride}")
+        if not self.unknown and (self.vocabulary is not None or self.min_count > 1):
+            raise ValueError("a cut vocabulary (vocabulary, min_count) needs unknown = true")
+        return self
 
 
 class Dropout(Record):
     """One `recdrop.RecurrentDropout`, field by field."""
 
     rate: Rate
-    site: Literal["update", "hidden", "state"]
-    sampling: Literal["step", "sequence"]
-    rescale: Literal["train", "test"]
+    site: Literal["update", "hidden", "state"] = "update"
+    sampling: Literal["step", "sequence"] = "step"
+    rescale: Literal["train", "test"] = "train"
+    tied: bool = True
 
 
-class Sgd(Record):
-    """Plain stochastic gradient descent.
+class _Recurrent(Record):
+    """What every net has: dropout inside its recurrence, each site once.
+
+    A number in place of the list is `recdrop`'s own shorthand: the paper's scheme, per step.
+    """
+
+    # Not strict: what the validator below has seen is no longer JSON to pydantic, and its lists
+    # would not do for a tuple.
+    recurrent_dropout: Annotated[tuple[Dropout, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, given: Any) -> Any:
+        rate = given.get("recurrent_dropout") if isinstance(given, dict) else None
+        if isinstance(rate, bool) or not isinstance(rate, int | float):
+            return given
+        site = "hidden" if given.get("cell") == "rnn" else "update"
+        return given | {"recurrent_dropout": [{"rate": rate, "site": site}] if rate else []}
+
+    @model_validator(mode="after")
+    def _distinct_sites(self) -> "_Recurrent":
+        sites = [drop.site for drop in self.recurrent_dropout]
+        if len(set(sites)) < len(sites):
+            raise ValueError(f"recurrent_dropout takes each site once, got {sites}")
+        for drop in self.recurrent_dropout:
+            if not drop.tied and drop.site != "hidden":
+                raise ValueError(f"tied = false goes with site hidden, got site {drop.site}")
+        return self
+
+
+class TemporalOrderModel(_Recurrent):
+    """One LSTM layer and a linear readout of its last h.
+
+    Attributes:
+        hidden: Units of the layer.
+        init_range: Its weights and biases start uniform in ±this.
+        output_init_range: The readout's start uniform in ±this.
+        recurrent_dropout: Inside the recurrence.
+    """
+
+    hidden: Width
+    init_range: Positive
+    output_init_range: Positive
+
+
+class LanguageModel(_Recurrent):
+    """Embedding, recurrent layers, a linear layer over the vocabulary.
+
+    Attributes:
+        cell: Which layer.
+        reset_after: Of a GRU: torch's (true) or the paper's (false).
+        embedding: Width of the embedding.
+        hidden: Units of each layer.
+        layers: Layers on each other.
+        init_range: Everything, biases included, starts uniform in ±this.
+        dropout_in: Forward dropout of the embedding's output, inverted, fresh at every step.
+        dropout_out: The same of the layers' output.
+        recurrent_dropout: Inside the recurrence.
+    """
+
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    reset_after: bool = True
+    embedding: Width
+    hidden: Width
+    layers: Annotated[int, Field(ge=1, le=100)] = 1
+    init_range: Positive
+    dropout_in: Rate = 0.0
+    dropout_out: Rate = 0.0
+
+    @model_validator(mode="after")
+    def _sites_of_the_cell(self) -> "LanguageModel":
+        if self.cell == "rnn" and any(drop.site != "hidden" for drop in self.recurrent_dropout):
+            raise ValueError("a plain RNN has the site hidden only")
+        return self
+
+
+# ------------------------------------------------------------------------------------ how to train
+
+
+class PlateauDecay(Record):
+    """Divide the learning rate after each look at the watched set that is no new best."""
+
+    kind: Literal["plateau"] = "plateau"
+    divide_by: Annotated[float, Field(gt=1)]
+
+
+class ExponentialDecay(Record):
+    """Multiply the learning rate after every epoch, the first one being epoch ``start``."""
+
+    kind: Literal["exponential"] = "exponential"
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    start: Count = 1
+
+
+class _Optimiser(Record):
+    """What every optimiser has.
 
     Attributes:
         lr: Learning rate.
         clip_norm: Largest L2 norm of all gradients together; None does not clip.
+        decay: How the learning rate falls.
     """
+
+    lr: Positive
+    clip_norm: Positive | None = None
+    decay: Annotated[PlateauDecay | ExponentialDecay, Field(discriminator="kind")] | None = None
+
+
+class Sgd(_Optimiser):
+    """Plain stochastic gradient descent."""
 
     kind: Literal["sgd"] = "sgd"
-    lr: Positive
-    clip_norm: Positive | None = None
 
 
-class Adam(Record):
-    """Adam with torch's defaults for everything else.
-
-    Attributes:
-        lr: Learning rate.
-        clip_norm: Largest L2 norm of all gradients together; None does not clip.
-    """
+class Adam(_Optimiser):
+    """Adam with torch's defaults for everything else."""
 
     kind: Literal["adam"] = "adam"
-    lr: Positive
-    clip_norm: Positive | None = None
+
+
+class RmsProp(_Optimiser):
+    """RMSProp.
+
+    Attributes:
+        rho: Decay of the mean of squares.
+        eps: Added to its root.
+    """
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    rho: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    eps: Positive = 1e-6
 
 
 class StopRule(Record):
-    """When training ends before its cap.
+    """End where the training batches themselves are mastered.
 
     Attributes:
-        train_accuracy: Accuracy with masks on that a window must reach.
-        windows: So many windows in a row must reach it.
-        test_accuracy: What the deterministic net must then reach on the test set, if anything.
+        train_score: What a row of training metrics, masks on, must reach.
+        rows: So many rows in a row must reach it.
+        score: What the deterministic net must then reach on the watched set, if anything.
     """
 
-    train_accuracy: Accuracy
-    windows: Count = 1
-    test_accuracy: Accuracy | None = None
+    train_score: float
+    rows: Count = 1
+    score: float | None = None
 
 
 class Schedule(Record):
     """How long to train, and how often to look.
 
     Attributes:
-        max_updates: Cap on the number of updates, whole windows.
-        window: Updates that one row of metrics averages over. Accuracy with masks on is that of the
-            window's own training batches, each taken before its update: it costs nothing, and
-            disjoint windows do not profit from a lucky peak of a running mean.
-        evaluate_every: Updates between two looks at the test set, whole windows; there is one more
-            whenever the stop rule asks and at the end.
-        stop: The stop rule; None trains to the cap.
+        epochs: Passes over the training set at most.
+        log_every: Updates that one row of training metrics is the mean of; the last row of an epoch
+            may be shorter. Loss and score are those of the batches before their updates, masks on:
+            they cost nothing.
+        evaluate_every: Epochs between two looks at the watched set; one more at the end.
+        keep: Which net is the run's: that of the best look, or the last.
+        patience: End after so many looks in a row without a new best; None never.
+        min_lr: End when the learning rate has fallen below; None never.
+        stop: One more rule; None for none.
     """
 
-    max_updates: Count
-    window: Count
-    evaluate_every: Count
+    epochs: Count
+    log_every: Count = 100
+    evaluate_every: Count = 1
+    keep: Literal["best", "last"] = "best"
+    patience: Count | None = None
+    min_lr: Positive | None = None
     stop: StopRule | None = None
 
-    @model_validator(mode="after")
-    def _whole_windows(self) -> "Schedule":
-        for name in ("max_updates", "evaluate_every"):
-            if getattr(self, name) % self.window:
-                raise ValueError(
-                    f"{name} must be whole windows of {self.window} updates, "
-                    f"got {getattr(self, name)}"
-                )
-        return self
+
+# ---------------------------------------------------------------------------------------- the runs
 
 
-class Run(Record):
-    """One training run: the same value gives the same bits on one machine and thread count.
+class _Run(Record):
+    """What every run has: the same value gives the same bits on one machine and thread count.
 
     Attributes:
-        task: What is learned.
-        name: Cell of a table; letters, digits and dashes, for it names a folder.
-        scale: Whether the protocol is the paper's own or a quick one; reports say which.
-        data: What it is learned from.
-        model: The net.
-        dropout: Dropout inside the recurrence, distinct sites.
+        name: Cell of a table, or any other; letters, digits and dashes, for it names a folder.
+        table: Table or figure of the paper that it belongs to, if any.
+        scale: Of the protocol of such a run; reports say which.
         optim: The optimiser.
         schedule: How long.
         seed: Start of every random stream.
     """
 
-    task: Literal["temporal_order"] = "temporal_order"
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100)]
-    scale: Scale
-    data: TemporalOrderData
-    model: Model
-    dropout: tuple[Dropout, ...] = ()
-    optim: Annotated[Sgd | Adam, Field(discriminator="kind")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100)] = "run"
+    table: Literal["table1", "table2", "table3", "figure2"] | None = None
+    scale: Scale | None = None
+    optim: Annotated[Sgd | Adam | RmsProp, Field(discriminator="kind")]
     schedule: Schedule
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
-    @model_validator(mode="after")
-    def _distinct_sites(self) -> "Run":
-        sites = [drop.site for drop in self.dropout]
-        if len(set(sites)) < len(sites):
-            raise ValueError(f"dropout takes each site once, got {sites}")
-        return self
+
+class TemporalOrderRun(_Run):
+    """Which two bits were marked, and in which order?"""
+
+    task: Literal["temporal-order"] = "temporal-order"
+    data: TemporalOrderData
+    model: TemporalOrderModel
+
+
+class LanguageModelRun(_Run):
+    """Which symbol comes next? Measured in perplexity of words, or in bits per character."""
+
+    task: Literal["word-lm", "char-lm"]
+    data: TextData
+    model: LanguageModel
+
+
+Run = Annotated[TemporalOrderRun | LanguageModelRun, Field(discriminator="task")]
+_RUN: TypeAdapter[Run] = TypeAdapter(Run)
+_TAGS = {"temporal-order", "word-lm", "char-lm", "sgd", "adam", "rmsprop", "plateau", "exponential"}
+
+
+def parse_run(text: str | bytes) -> Run:
+    """A run from JSON.
+
+    Raises:
+        ValidationError: It is none; see `faults`.
+    """
+    return _RUN.validate_json(text)
+
+
+def changed(run: Run, *layers: dict[str, Any]) -> Run:
+    """A run with some values replaced, checked as a whole.
+
+    Args:
+        run: The start.
+        layers: Nested tables of replacements, later ones over earlier ones. Where a table changes
+            its ``kind``, nothing of the old kind is kept.
+
+    Raises:
+        BadInput: With every fault, its place and what was given.
+    """
+    values = run.model_dump(mode="json")
+    for layer in layers:
+        values = _merged(values, layer)
+    try:
+        return parse_run(json.dumps(values))
+    except ValidationError as error:
+        raise BadInput("\n".join(faults(error))) from None
+
+
+def settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Nested tables of ``key.of.a.table=value``, each value TOML, or else taken as a string.
+
+    Raises:
+        BadInput: Some are no such pairs; all are told.
+    """
+    import tomllib
+
+    tables: dict[str, Any] = {}
+    told = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        path = [part.strip() for part in key.split(".")]
+        if not equals or not all(path):
+            told.append(f"--set {pair}: expected KEY=VALUE, such as model.hidden=64")
+            continue
+        try:
+            parsed = tomllib.loads(f"value = {value}")
+            parsed = parsed["value"] if len(parsed) == 1 else value
+        except (tomllib.TOMLDecodeError, RecursionError):
+            parsed = value.strip()
+        table: Any = parsed
+        for part in reversed(path):
+            table = {part: table}
+        tables = _merged(tables, table)
+    if told:
+        raise BadInput("\n".join(told))
+    return tables
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            kind = before.get("kind")
+            merged[key] = _merged(before, value) if value.get("kind", kind) == kind else value
+        else:
+            merged[key] = value
+    return merged
 
 
 def faults(error: ValidationError) -> list[str]:
     """Every fault of a record as one line: place, what is wrong, what was given."""
     lines = []
     for fault in error.errors(include_url=False):
-        place = ".".join(map(str, fault["loc"]))
+        place = ".".join(str(part) for part in fault["loc"] if part not in _TAGS)
         message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            close = get_close_matches(str(fault["loc"][-1]), _known_keys(), n=1)
+            message = "no such key" + (f", did you mean {close[0]}?" if close else "")
         complete = fault["type"] == "value_error" or isinstance(fault["input"], dict | Record)
-        told = message if complete else f"{message}, got {fault['input']!r}"
+        told = message if complete else f"{message}, got {_short(fault['input'])}"
         lines.append(f"{place}: {told}" if place else told)
     return lines
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= 60 else f"{told[:57]}..."
+
+
+def _known_keys() -> Sequence[str]:
+    def below(record: type[BaseModel]) -> Iterable[str]:
+        yield from record.model_fields
+        for child in record.__subclasses__():
+            yield from below(child)
+
+    return sorted(set(below(Record)))
 
 
 def differences(stored: Run, asked: Run) -> list[str]:

@@ -1,198 +1,347 @@
-"""The picture of Table 1: learning curves above, test accuracy below, one column per length."""
+"""What is drawn of a report: learning curves, and bars beside the paper's, block by block.
 
-import io
-import statistics
-from collections.abc import Sequence
-from pathlib import Path
+The same runs give the same SVG, byte for byte. Each picture is as wide as a phone, so that a page
+may set several side by side or one below the other.
+"""
+
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from recdrop.lab.paper.table1 import QUICK_NOTE, Cell, Sampling, Scheme
-from recdrop.lab.report import CellReport, percent
-from recdrop.lab.storage import write_whole
+from recdrop.lab.drawing import COLOURS, INK, Picture, drawing, picture, sheet
+from recdrop.lab.paper.figure2 import papers_curves
+from recdrop.lab.paper.grid import Sampling, Scheme, number
+from recdrop.lab.records import Row
+from recdrop.lab.results import CellReport, RunReport, TableReport
 
-CHANCE = 0.25  # of four classes
+CHANCE = 0.25  # of Temporal Order's four classes
 
-# Okabe and Ito's colours, told apart with any colour vision; the marker says the scheme once more.
-_STYLE: dict[Scheme, tuple[str, str, str]] = {
-    "ours": ("this paper: update, Eq. 9", "#0072B2", "o"),
-    "gal": ("Gal: hidden state, Eq. 7", "#E69F00", "s"),
-    "moon": ("Moon et al.: memory, Eq. 8", "#D55E00", "^"),
-    "moon-inverted": ("Moon et al., inverted, Eq. 18", "#7A7A7A", "D"),
+_TOLD: dict[Scheme, str] = {
+    "none": "no recurrent dropout",
+    "moon": "Moon: state, Eq. 8",
+    "gal": "Gal: hidden, Eq. 7",
+    "ours": "this paper: update, Eq. 9",
+    "moon-inverted": "Moon, inverted, Eq. 18",
+    "ours-gal": "this paper + Gal",
 }
-_LINE: dict[Sampling, Any] = {"step": "-", "sequence": (0, (4, 1.6))}
-_HATCH: dict[Sampling, str] = {"step": "", "sequence": "////"}
-_SAMPLING: dict[Sampling, str] = {"step": "per step", "sequence": "per sequence"}
-_RC: dict[Any, Any] = {
-    "svg.hashsalt": "recdrop",
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.7,
-}
+_LINE: dict[Sampling | None, Any] = {None: ":", "step": "-", "sequence": (0, (4, 1.6))}
+_MARKER: dict[float, str] = {0.5: "o"}  # of the larger rate, where both are drawn
 
 
-def write_figure(folder: Path, reports: Sequence[CellReport]) -> None:
-    """Write ``table1.svg`` and ``table1.png``; the same runs give the same SVG.
+def pictures(table: TableReport) -> list[Picture]:
+    """Everything that is drawn of a table.
 
     Args:
-        folder: The table's output folder.
-        reports: From `recdrop.lab.report.gather`.
-
-    Raises:
-        StorageFailed: They cannot be written.
+        table: With runs; a block of the table that has none gets its bars only where the paper
+            printed numbers.
     """
-    with mpl.rc_context(_RC):
-        figure = draw(reports)
-        for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            file = io.BytesIO()
-            figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
-            write_whole(folder / f"table1.{suffix}", file.getvalue())
+    drawn: list[Picture] = []
+    with drawing():
+        if _is_figure2(table):
+            return _figure2(table)
+        for place, (block, cells) in enumerate(table.blocks().items(), 1):
+            name = f"{table.key}-{place}"
+            if any(one.rows for cell in cells for one in cell.runs):
+                caption = f"{_head(table)}, {_lower(block)}: learning curves"
+                drawn.append(picture(f"{name}-curves", caption, _curves(table, block, cells)))
+            if any(cell.runs or table.table.printed(cell.cell) for cell in cells):
+                caption = f"{_head(table)}, {_lower(block)}: test, measured beside the paper's"
+                drawn.append(picture(f"{name}-bars", caption, _bars(table, block, cells)))
+        if table.key == "table2-paper":
+            drawn += _figure2(table)
+    return drawn
 
 
-def draw(reports: Sequence[CellReport]) -> Figure:
-    """The picture.
+def curve(one: RunReport, name: str) -> Picture | None:
+    """Loss of one run over its epochs; None where there is nothing to draw.
 
     Args:
-        reports: From `recdrop.lab.report.gather`; the paper's cells without runs are named as such,
-            others are left out.
+        one: The run.
+        name: Of the picture's files.
     """
-    reports = [report for report in reports if report.runs or report.cell.printed] or reports
-    lengths = sorted({report.cell.length for report in reports})
-    figure = Figure(figsize=(5.0 * len(lengths) + 0.4, 7.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(lengths), squeeze=False, sharey="row")
-    for column, length in enumerate(lengths):
-        of_length = [report for report in reports if report.cell.length == length]
-        _curves(axes[0, column], of_length)
-        _bars(axes[1, column], of_length)
-    axes[0, 0].set_ylabel("training accuracy, masks on")
-    axes[1, 0].set_ylabel("test accuracy, deterministic net")
-    title = "Table 1, Temporal Order"
-    if any(trained.run.scale == "quick" for report in reports for trained in report.runs):
-        title += f"  ({QUICK_NOTE})"
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    figure.legend(handles=_legend(reports), loc="outside lower center", ncols=4, frameon=False)
+    if not one.rows or one.epoch_updates is None:
+        return None
+    with drawing():
+        figure, axes = sheet(3.2)
+        _nats(axes, [one], COLOURS["ours"], legend=True)
+        axes.set(title="Learning curves", xlabel="epochs", ylabel="nats per prediction")
+        axes.legend()
+        return picture(name, "Loss in training, masks on, and of the deterministic net", figure)
+
+
+# -------------------------------------------------------------------------------------- Figure 2
+
+
+def _is_figure2(table: TableReport) -> bool:
+    return table.table.key == "figure2"
+
+
+def _figure2(table: TableReport) -> list[Picture]:
+    """Figure 2 over the paper's, where one of its two cells has been trained."""
+    papers = papers_curves()
+    cells = [cell for cell in table.cells if cell.cell.name in papers]
+    if not any(one.epoch_updates for cell in cells for one in cell.runs):
+        return []
+    figure, axes = sheet(4.4)
+    for cell in cells:
+        colour = COLOURS[cell.cell.scheme]
+        for split, line in (("train", "-"), ("valid", "--")):
+            theirs = papers[cell.cell.name][split]
+            axes.plot(*theirs, line, color=colour, alpha=0.45, linewidth=0.8)
+        _nats(axes, cell.runs, colour)
+    axes.set(xlabel="epochs", ylabel="nats per word", ylim=(2.9, 6.1))
+    _title(axes, table, "Figure 2, ours over the paper's")
+    handles: list[Any] = [
+        Patch(color=COLOURS[cell.cell.scheme], label=cell.cell.label) for cell in cells
+    ]
+    handles += [
+        Line2D([], [], color=INK, linestyle="-", label="training, masks on"),
+        Line2D([], [], color=INK, linestyle="--", label="validation"),
+        Line2D([], [], color=INK, linewidth=2.0, label="measured"),
+        Line2D([], [], color=INK, linewidth=0.8, alpha=0.45, label="the paper's"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    caption = f"{_head(table)}: learning curves without forward dropout, over the paper's Figure 2"
+    return [picture(f"{table.key}-figure2", caption, figure)]
+
+
+def _nats(axes: Axes, runs: Iterable[RunReport], colour: str, *, legend: bool = False) -> None:
+    """Loss over epochs: training solid, looks dashed."""
+    for one in runs:
+        each = one.epoch_updates
+        if each is None:
+            continue
+        looked = next(row.split for row in one.rows if row.split != "train")
+        for split, line, width in (("train", "-", 1.2), (looked, "--", 1.8)):
+            rows = [row for row in one.rows if row.split == split]
+            epochs = [row.update / each for row in rows]
+            told = {"train": "training, masks on"}.get(split, f"{split}, deterministic")
+            label = told if legend else None
+            axes.plot(
+                epochs, [row.loss for row in rows], line, color=colour, linewidth=width, label=label
+            )
+
+
+# ------------------------------------------------------------------------------- learning curves
+
+
+def _curves(table: TableReport, block: str, cells: Sequence[CellReport]) -> Figure:
+    figure, axes = sheet(4.0)
+    accuracy = table.table.score == "accuracy"
+    for cell in cells:
+        for one in cell.runs:
+            _curve(axes, cell, one, _of_accuracy(one) if accuracy else _of_epochs(one))
+    if accuracy:
+        _accuracy(axes)
+        axes.set(xlabel="updates (logarithmic)", ylabel="training accuracy, masks on")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        axes.tick_params(axis="x", labelsize=8)
+    else:
+        axes.set(xlabel="epochs", ylabel=f"validation {table.table.score}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _zoom(axes, cells)
+    _title(axes, table, f"{_of_block(block)}: learning curves")
+    figure.legend(handles=_legend(cells), loc="outside lower center", ncols=2)
     return figure
 
 
-def _curves(axes: Axes, reports: Sequence[CellReport]) -> None:
-    for report in reports:
-        _, colour, marker = _STYLE[report.cell.scheme]
-        for trained in report.runs:
-            if not trained.rows:
-                continue
-            axes.plot(
-                [row.update for row in trained.rows],
-                [row.train_accuracy for row in trained.rows],
-                color=colour,
-                linestyle=_LINE[report.cell.sampling],
-                linewidth=1.4,
-                marker=marker,
-                markersize=4.5,
-                markevery=(0.02, 0.11),  # of the diagonal: evenly along the drawn curve
-                clip_on=False,
-            )
-    _frame(axes, f"{_span(reports[0].cell)}: learning curves")
-    axes.set_xlabel("updates (logarithmic)")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+def _curve(axes: Axes, cell: CellReport, one: RunReport, points: list[tuple[float, float]]) -> None:
+    colour = COLOURS[cell.cell.scheme]
+    accuracy = one.run.task == "temporal-order"
+    axes.plot(
+        [at for at, _ in points],
+        [score for _, score in points],
+        color=colour,
+        linestyle=_LINE[cell.cell.sampling],
+        linewidth=1.3,
+        marker=None if accuracy else _MARKER.get(cell.cell.rate),
+        markersize=3.5,
+        markevery=(0.02, 0.11),  # of the diagonal: evenly along the drawn curve
+    )
 
 
-def _bars(axes: Axes, reports: Sequence[CellReport]) -> None:
-    for place, report in enumerate(reports):
-        _, colour, _ = _STYLE[report.cell.scheme]
-        tested = [outcome.test_accuracy for outcome in report.outcomes]
-        if tested:
-            middle = statistics.median(tested)
-            axes.bar(
-                place,
-                middle,
-                width=0.72,
-                color=colour,
-                edgecolor="white",
-                hatch=_HATCH[report.cell.sampling],
-            )
-            top = _free_above(middle, report.cell) + 0.015
-            axes.text(place, top, percent(middle), ha="center", va="bottom", fontsize=7.5)
-            if len(tested) > 1:
-                axes.plot([place] * len(tested), tested, "_", color="black", markersize=7)
-        else:
-            axes.text(
-                place, 0.03, report.status, rotation=90, ha="center", va="bottom", color="#666666"
-            )
-        _printed(axes, place, report.cell)
-    _frame(axes, f"{_span(reports[0].cell)}: test accuracy beside the paper's")
-    axes.set_xticks(range(len(reports)), [_short(report.cell) for report in reports], fontsize=7.5)
-    axes.tick_params(axis="x", length=0)
-    axes.set_xlim(-0.6, len(reports) - 0.4)
+def _of_accuracy(one: RunReport) -> list[tuple[float, float]]:
+    return [(row.update, row.score) for row in one.rows if row.split == "train"]
 
 
-def _printed(axes: Axes, place: int, cell: Cell) -> None:
-    """Mark the paper's number; an arrow where it printed less than."""
-    value = _value(cell)
-    if value is None or cell.printed is None:
+def _of_epochs(one: RunReport) -> list[tuple[float, float]]:
+    return [(row.epoch, row.score) for row in _looks(one)]
+
+
+def _looks(one: RunReport) -> list[Row]:
+    return [row for row in one.rows if row.split != "train"]
+
+
+def _zoom(axes: Axes, cells: Sequence[CellReport]) -> None:
+    """Leave out the steep first epochs: what is compared happens near the best scores."""
+    scores = [[row.score for row in _looks(one)] for cell in cells for one in cell.runs]
+    best = [min(of_one) for of_one in scores if of_one]
+    if not best:
         return
-    ends = [place - 0.44, place + 0.44]
-    axes.plot(ends, [value, value], color="black", linewidth=1.8, zorder=3)
-    if cell.printed.test.startswith("<"):
-        axes.plot(place + 0.3, value - 0.025, "v", color="black", markersize=5, zorder=3)
+    low, high = min(best), max(best)
+    room = max(0.35 * low, 1.3 * (high - low)) if low > 5 else max(0.12 * low, 1.3 * (high - low))
+    axes.set_ylim(low - 0.05 * room, low + room)
 
 
-def _value(cell: Cell) -> float | None:
-    """The paper's test accuracy as a share, the bound where it printed less than."""
-    return float(cell.printed.test.strip("<%")) / 100 if cell.printed else None
-
-
-def _free_above(bar: float, cell: Cell) -> float:
-    """The top of a bar, or of the paper's mark where that is in the way of the bar's number."""
-    value = _value(cell)
-    return value if value is not None and bar < value < bar + 0.09 else bar
-
-
-def _frame(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left")
-    axes.set_ylim(0, 1.06)
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    axes.axhline(CHANCE, color="#888888", linewidth=0.9, linestyle=":")
-
-
-def _legend(reports: Sequence[CellReport]) -> list[Line2D | Patch]:
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color=colour, marker=marker, markersize=5, label=told)
-        for scheme, (told, colour, marker) in _STYLE.items()
-        if any(report.cell.scheme == scheme for report in reports)
+def _legend(cells: Sequence[CellReport]) -> list[Line2D]:
+    run = [cell for cell in cells if cell.runs]
+    schemes = {cell.cell.scheme for cell in run}
+    samplings = {cell.cell.sampling for cell in run}
+    rates = {cell.cell.rate for cell in run} - {0.0}
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS[scheme],
+            linestyle=":" if scheme == "none" else "-",
+            linewidth=1.6,
+            label=told,
+        )
+        for scheme, told in _TOLD.items()
+        if scheme in schemes
     ]
-    if len(handles) % 2:
-        handles.append(Line2D([], [], linestyle="none", label=" "))  # two rows: columns stay whole
-    for sampling, told in _SAMPLING.items():
-        handles.append(Line2D([], [], color="#444444", linestyle=_LINE[sampling], label=told))
-    handles.append(Line2D([], [], color="black", linewidth=1.8, label="printed in the paper"))
-    handles.append(Line2D([], [], color="#888888", linestyle=":", label="chance"))
+    handles += [
+        Line2D([], [], color=INK, linestyle=line, label=f"per {sampling}")
+        for sampling, line in _LINE.items()
+        if sampling is not None and sampling in samplings
+    ]
+    if len(rates) > 1:
+        handles += [
+            Line2D([], [], color=INK, linewidth=0, marker=marker, markersize=3.5, label=told)
+            for rate, marker in _MARKER.items()
+            if rate in rates
+            for told in (f"rate {rate:g}",)
+        ]
     return handles
 
 
-def _span(cell: Cell) -> str:
-    name = "" if cell.span.isdecimal() else f"{cell.span.capitalize()}, "
-    return f"{name}{cell.length} steps"
+# ------------------------------------------------------------------------------------------ bars
 
 
-def _short(cell: Cell) -> str:
-    scheme = {"moon-inverted": "Moon,\ninverted"}.get(cell.scheme, cell.scheme.capitalize())
-    return f"{scheme}\nper\n{cell.sampling}"
+def _bars(table: TableReport, block: str, cells: Sequence[CellReport]) -> Figure:
+    """Measured above printed, a pair for each cell, under its scheme's heading."""
+    measure = list(table.table.measures)[-1]
+    schemes: list[Scheme] = list(dict.fromkeys(cell.cell.scheme for cell in cells))
+    figure, axes = sheet(1.25 + 0.36 * len(cells) + 0.26 * len(schemes))
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    place, ticks, labels, ends = 0.0, [], [], [0.0]
+    for scheme in schemes:
+        told, colour = _TOLD[scheme], COLOURS[scheme]
+        axes.text(0, place, f" {told}", color=colour, weight="bold", va="center", fontsize=8.5)
+        for cell in (one for one in cells if one.cell.scheme == scheme):
+            place += 1.0
+            ends += _pair(axes, place, table, cell, measure, colour)
+            ticks.append(place)
+            labels.append(_how(cell))
+        place += 0.95
+    axes.set_ylim(place - 0.4, -0.5)
+    axes.set_yticks(ticks, labels, fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, 1.14 * max(ends) or 1)
+    axes.set_xlabel(f"{measure} {table.table.score}")
+    if table.table.score == "accuracy":
+        axes.set_xlim(0, 1.14)
+        axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    _title(axes, table, f"{_of_block(block)}: {measure}")
+    handles = [
+        Patch(facecolor=COLOURS["none"], label="measured"),
+        Patch(facecolor="none", edgecolor=INK, linewidth=0.8, label="printed in the paper"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _pair(
+    axes: Axes, place: float, table: TableReport, cell: CellReport, measure: str, colour: str
+) -> list[float]:
+    """Both bars of a cell, each with its number; returns where they end."""
+    ends = []
+    mean, printed = cell.mean(measure), table.table.printed(cell.cell).get(measure)
+    if mean is not None:
+        several = cell.scores(measure)
+        told = table.table.told(mean)
+        _bar(axes, place - 0.19, mean, told, after=max(several), facecolor=colour)
+        if len(several) > 1:
+            axes.plot(several, [place - 0.19] * len(several), "|", color=INK, markersize=6)
+        ends.append(mean)
+    else:
+        told = textwrap.shorten(cell.status, 30, placeholder="…")
+        axes.text(
+            0, place - 0.19, f" {told}", va="center", fontsize=7.5, style="italic", alpha=0.8,
+            parse_math=False,  # it comes from a file
+        )  # fmt: skip
+    if printed is not None:
+        value = number(printed)
+        _bar(axes, place + 0.19, value, printed, facecolor="none", edgecolor=INK, linewidth=0.8)
+        ends.append(value)
+    return ends
+
+
+def _bar(
+    axes: Axes, place: float, value: float, told: str, *, after: float = 0.0, **style: Any
+) -> None:
+    """A bar with its number behind it, or behind a mark further out."""
+    axes.barh(place, value, height=0.34, **style)
+    axes.annotate(
+        told,
+        (max(value, after), place),
+        (4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=7.5,
+    )
+
+
+def _how(cell: CellReport) -> str:
+    if cell.cell.sampling is None:
+        return "rate 0"
+    return f"{cell.cell.rate:g} per {cell.cell.sampling}"
+
+
+# ---------------------------------------------------------------------------------------- common
+
+
+def _thousands(value: float, _: object) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
+def _accuracy(axes: Axes) -> None:
+    axes.set_ylim(0, 1.04)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.axhline(CHANCE, color=INK, linewidth=0.8, linestyle=(0, (1, 3)))
+
+
+def _title(axes: Axes, table: TableReport, title: str) -> None:
+    """The title, with what must be said of the scale."""
+    axes.set_title(title)
+    if table.warning is not None:
+        told = textwrap.fill(table.warning, 70)
+        axes.annotate(
+            told, (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
+            fontsize=7.5, color=COLOURS["moon"], weight="bold", va="bottom",
+        )  # fmt: skip
+        axes.set_title(title, pad=7 + 10 * len(told.split("\n")))
+
+
+def _head(table: TableReport) -> str:
+    scale = "" if table.scale == "paper" else f" ({table.scale} scale)"
+    return f"{table.table.title.partition(':')[0]}{scale}"
+
+
+def _of_block(block: str) -> str:
+    return block.partition(":")[0] if ":" not in block else "Combined schemes"
+
+
+def _lower(block: str) -> str:
+    return block[:1].lower() + block[1:]

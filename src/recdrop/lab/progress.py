@@ -1,50 +1,91 @@
-"""How far a sweep is: bars on a terminal, a plain line every ten seconds elsewhere."""
+"""How far runs are: bars on a terminal, a plain line every ten seconds elsewhere."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from recdrop.lab.config import Run
-from recdrop.lab.train import Row
+from recdrop.lab.config import Run, TemporalOrderRun
+from recdrop.lab.records import Event, Row
 
 _PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 
 
+def predictions(run: Run) -> tuple[int, str]:
+    """Predictions of one update, and what they are of."""
+    if isinstance(run, TemporalOrderRun):
+        return run.data.batch, "sequences"
+    copies = run.data.window // (run.data.stride or run.data.window)
+    unit = "tokens" if run.task == "word-lm" else "characters"
+    return run.data.batch * run.data.window * copies, unit
+
+
+def work(run: Run) -> float:
+    """About how much computing a run is, in units of its own task, if it goes to its last epoch."""
+    model, data = run.model, run.data
+    if isinstance(run, TemporalOrderRun):
+        return run.schedule.epochs * run.data.train * run.data.length * model.hidden**2
+    return run.schedule.epochs * getattr(data, "share", 1.0) * model.hidden**2
+
+
 @dataclass(slots=True)
 class _Part:
-    """One run of a sweep.
+    """One run.
 
     Attributes:
         run: The run.
-        started: When its first row of metrics was awaited, in seconds of the monotonic clock.
+        work: See `work`.
+        steps: Updates of an epoch, once they are known.
+        first: Updates done when it was taken up.
+        update: Updates done.
+        started: When it was taken up, in seconds of the monotonic clock.
         ended: When it ended.
-        row: Its newest metrics.
+        rows: Newest row of metrics of each split.
     """
 
     run: Run
+    work: float
+    steps: int | None = None
+    first: int = 0
+    update: int = 0
     started: float | None = None
     ended: float | None = None
-    row: Row | None = None
+    rows: dict[str, Row] = field(default_factory=dict)
 
     @property
     def running(self) -> bool:
         return self.started is not None and self.ended is None
 
     @property
-    def steps_left(self) -> int:
-        """Time steps of a sequence still to be computed if nothing stops it before its cap."""
+    def cap(self) -> int | None:
+        """Updates at most."""
+        return self.steps and self.steps * self.run.schedule.epochs
+
+    @property
+    def done(self) -> float:
+        """Work done since it was taken up."""
+        return self.work * (self.update - self.first) / self.cap if self.cap else 0.0
+
+    @property
+    def left(self) -> float:
+        """Work left if nothing ends it early."""
         if self.ended is not None:
-            return 0
-        done = self.row.update if self.row else 0
-        return (self.run.schedule.max_updates - done) * self.run.data.length
+            return 0.0
+        return self.work * (1 - self.update / self.cap) if self.cap else self.work
+
+    @property
+    def seconds(self) -> float:
+        """Since it was taken up."""
+        if self.started is None:
+            return 0.0
+        return (self.ended or time.monotonic()) - self.started
 
 
 class Ledger:
-    """What a sweep has done, and how long the rest takes at most.
+    """What has been done, and how long the rest takes at most.
 
     Args:
         runs: All runs to be trained.
@@ -52,17 +93,27 @@ class Ledger:
     """
 
     def __init__(self, runs: list[Run], workers: int) -> None:
-        self._parts = {_key(run): _Part(run) for run in runs}
+        self._parts = {_key(run): _Part(run, work(run)) for run in runs}
         self._workers = workers
         self._start = time.monotonic()
+        self.warnings: list[str] = []
 
     def started(self, run: Run) -> None:
         """A worker took the run."""
         self._parts[_key(run)].started = time.monotonic()
 
-    def row(self, run: Run, row: Row) -> None:
-        """The run came so far."""
-        self._parts[_key(run)].row = row
+    def heard(self, run: Run, event: Event) -> None:
+        """Something happened to the run."""
+        part = self._parts[_key(run)]
+        if event.steps is not None:
+            part.steps, part.first = event.steps, event.update or 0
+            part.started = time.monotonic()
+        if event.update is not None:
+            part.update = event.update
+        if event.row is not None:
+            part.rows[event.row.split] = event.row
+        if event.warning is not None:
+            self.warnings.append(f"{label(run)}: {event.warning}")
 
     def ended(self, run: Run) -> None:
         """The run ended, one way or another."""
@@ -83,26 +134,19 @@ class Ledger:
         """Seconds since the start."""
         return time.monotonic() - self._start
 
-    def running(self) -> list[tuple[Run, Row | None]]:
-        """Runs being trained, with their newest metrics."""
-        return [(part.run, part.row) for part in self._parts.values() if part.running]
+    def running(self) -> list[_Part]:
+        """Runs being trained."""
+        return [part for part in self._parts.values() if part.running]
 
     def seconds_left(self) -> float | None:
-        """Seconds until the end if every run goes to its cap; None before the first metrics.
-
-        Seconds per step of a sequence are those measured so far, so that a run of another length
-        can be judged too.
-        """
-        now = time.monotonic()
-        seconds = steps = 0.0
-        for part in self._parts.values():
-            if part.started is not None and part.row is not None:
-                seconds += (part.ended or now) - part.started
-                steps += part.row.update * part.run.data.length
-        if not steps:
+        """Seconds until the end if no run ends early; None before the first updates."""
+        parts = self._parts.values()
+        done = sum(part.done for part in parts)
+        if not done:
             return None
-        left = [part.steps_left for part in self._parts.values()]
-        return max(sum(left) / self._workers, max(left, default=0)) * seconds / steps
+        seconds = sum(part.seconds for part in parts if part.done)
+        left = [part.left for part in parts]
+        return max(sum(left) / self._workers, max(left, default=0.0)) * seconds / done
 
 
 class PlainView:
@@ -120,11 +164,12 @@ class PlainView:
 
     def refresh(self) -> None:
         """Tell, if it is time."""
+        _warn(self._ledger, self._console)
         if self._ledger.elapsed - self._last < _PLAIN_INTERVAL:
             return
         self._last = self._ledger.elapsed
         told = [f"{self._ledger.elapsed:.0f} s: {_overall(self._ledger)}"]
-        told += [f"{label(run)} {_position(run, row)}" for run, row in self._ledger.running()]
+        told += [f"{label(part.run)} {_position(part)}" for part in self._ledger.running()]
         self._console.print("; ".join(told), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -140,21 +185,28 @@ class LiveView:
         self._ledger = ledger
         self._progress = progress
         self._bars: dict[tuple[str, int], TaskID] = {}
-        self._all = progress.add_task("all cells", total=ledger.total, told="")
+        together = "all cells" if ledger.total > 1 else "time left"
+        self._all = progress.add_task(together, total=ledger.total, told="")
 
     def refresh(self) -> None:
         """Bring the bars up to date."""
-        running = {_key(run): (run, row) for run, row in self._ledger.running()}
+        _warn(self._ledger, self._progress.console)
+        running = {_key(part.run): part for part in self._ledger.running()}
         for gone in self._bars.keys() - running.keys():
             self._progress.remove_task(self._bars.pop(gone))
-        for key, (run, row) in running.items():
+        for key, part in running.items():
             if key not in self._bars:
-                total = run.schedule.max_updates
-                self._bars[key] = self._progress.add_task(label(run), total=total, told="")
-            done = row.update if row else 0
-            told = _position(run, row)
-            self._progress.update(self._bars[key], completed=done, told=told)
+                self._bars[key] = self._progress.add_task(label(part.run), total=None, told="")
+            self._progress.update(
+                self._bars[key], completed=part.update, total=part.cap, told=_position(part)
+            )
         self._progress.update(self._all, completed=self._ledger.done, told=_overall(self._ledger))
+
+
+def _warn(ledger: Ledger, console: Console) -> None:
+    while ledger.warnings:
+        text = f"warning: {ledger.warnings.pop(0)}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -192,11 +244,21 @@ def _key(run: Run) -> tuple[str, int]:
 def _overall(ledger: Ledger) -> str:
     left = ledger.seconds_left()
     told = "" if left is None else f", at most {duration(left)} left"
-    return f"{ledger.done} of {ledger.total} done{told}"
+    return f"{ledger.done} of {ledger.total} done{told}" if ledger.total > 1 else told[2:]
 
 
-def _position(run: Run, row: Row | None) -> str:
-    if row is None:
+def _position(part: _Part) -> str:
+    if part.steps is None:
         return "starting"
-    cap = run.schedule.max_updates
-    return f"{row.update:,} of at most {cap:,} updates, {row.train_accuracy:.0%} right"
+    told = [f"epoch {min(part.update // part.steps + 1, part.run.schedule.epochs)}"]
+    told[0] += f" of at most {part.run.schedule.epochs:,}"
+    if part.update > part.first:
+        each, unit = predictions(part.run)
+        rate = each * (part.update - part.first) / part.seconds
+        told.append(f"{rate:,.0f} {unit}/s")
+    told += [f"{split} {_score(part.run, row)}" for split, row in part.rows.items()]
+    return ", ".join(told)
+
+
+def _score(run: Run, row: Row) -> str:
+    return f"{row.score:.1%}" if isinstance(run, TemporalOrderRun) else f"{row.score:.4g}"

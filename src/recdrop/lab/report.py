@@ -1,278 +1,288 @@
-"""Table 1 from its run folders: `table.md`, `result.json` and a picture. Never trains."""
+"""Run folders → one self-contained page, the same as Markdown, and pictures. Never trains."""
 
-import json
-import math
-import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from recdrop.lab.config import Run
-from recdrop.lab.errors import StorageFailed
-from recdrop.lab.paper.table1 import QUICK_NOTE, Cell
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from recdrop.lab.figures import Picture, curve, pictures
+from recdrop.lab.paper.claims import Verdict
 from recdrop.lab.progress import duration
-from recdrop.lab.runs import (
-    Failure,
-    Result,
-    read_environment,
-    read_record,
-    read_rows,
-    run_directory,
-)
-from recdrop.lab.storage import write_whole
-from recdrop.lab.train import Outcome, Row
-
-HEADER = (
-    "cell",
-    "train",
-    "paper",
-    "test",
-    "paper",
-    "updates",
-    "updates to 99%",
+from recdrop.lab.results import Report, RunReport, TableReport, gather
+from recdrop.lab.storage import storage, write_whole
+from recdrop.lab.wording import (
+    Judged,
+    Line,
+    blocks,
+    claims,
+    console_table,
+    counted,
+    environments,
+    failures,
+    more_header,
+    notes,
+    other_scores,
+    seconds,
+    title,
 )
 
+__all__ = ["console_table", "gather", "write"]
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What lies in one run folder.
+
+class Section(NamedTuple):
+    """A table of the paper at one scale, in words and pictures.
 
     Attributes:
-        run: What was asked.
-        rows: Metrics, oldest first.
-        result: What came out; None if it was not trained to the end.
-        failure: Why it never will be.
-        environment: What it ran on.
+        key: Its place in the page.
+        title: Heading.
+        scale: Of the protocol.
+        warning: What is said of a scale that is not the paper's.
+        measures: Headings of the scores.
+        differences: Whether differences from the paper's numbers mean something.
+        header: Headings of the columns behind.
+        blocks: The cells.
+        notes: How to read it.
+        claims: The paper's, judged.
+        others: Further scores: names, and rows.
+        pictures: What is drawn.
+        counted: How many runs, and their time.
     """
 
-    run: Run
-    rows: list[Row]
-    result: Result | None
-    failure: Failure | None
-    environment: dict[str, str | int] | None
-
-    @property
-    def status(self) -> str:
-        """``finished``, ``unfinished``, or what went wrong."""
-        if self.result is not None:
-            return "finished"
-        return self.failure.kind if self.failure else "unfinished"
-
-
-@dataclass(frozen=True, slots=True)
-class CellReport:
-    """A cell of the grid and its runs, by seed; none at all if it was not run."""
-
-    cell: Cell
-    runs: tuple[Trained, ...]
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """Of the finished runs."""
-        return [trained.result.outcome for trained in self.runs if trained.result]
-
-    @property
-    def status(self) -> str:
-        """``finished`` if any run is, else what is known in words."""
-        if self.outcomes:
-            return "finished"
-        told = sorted({trained.status for trained in self.runs})
-        return ", ".join(told) if told else "not run"
+    key: str
+    title: str
+    scale: str
+    warning: str | None
+    measures: list[str]
+    differences: bool
+    header: tuple[str, ...]
+    blocks: dict[str, list[Line]]
+    notes: list[str]
+    claims: list[Judged]
+    others: tuple[list[str], list[tuple[str, ...]]]
+    pictures: list[Picture]
+    counted: str
 
 
-def gather(folder: Path, cells: Sequence[Cell]) -> list[CellReport]:
-    """Read the run folders of a table.
+class Other(NamedTuple):
+    """A run that belongs to no table.
 
-    Args:
-        folder: The table's output folder.
-        cells: The grid; cells without a folder are reported as not run.
-
-    Raises:
-        StorageFailed: A file cannot be read or is not what it should be.
+    Attributes:
+        place: Its folder.
+        title: Task and name.
+        facts: Name and text of each number.
+        picture: Its curve.
     """
-    return [CellReport(cell, tuple(_runs(folder, cell))) for cell in cells]
+
+    place: str
+    title: str
+    facts: list[tuple[str, str]]
+    picture: Picture | None
 
 
-def write_tables(folder: Path, reports: Sequence[CellReport]) -> None:
-    """Write ``table.md`` and ``result.json``.
+class Contents(NamedTuple):
+    """Everything that is said, in order.
+
+    Attributes:
+        summary: How many runs, and their time.
+        sections: The paper's tables.
+        others: Other runs.
+        failures: What has no result or could not be read.
+        environments: What it ran on.
+    """
+
+    summary: str
+    sections: list[Section]
+    others: list[Other]
+    failures: list[str]
+    environments: list[str]
+
+
+def write(folder: Path, report: Report) -> list[Path]:
+    """Write ``report.html``, ``report.md`` and the pictures, ``pictures/*.svg`` and ``.png``.
+
+    The same runs give the same bytes, the pixels of a PNG aside.
 
     Args:
-        folder: The table's output folder.
-        reports: From `gather`.
+        folder: Where; it exists.
+        report: From `gather`.
+
+    Returns:
+        The files, the page first.
 
     Raises:
         StorageFailed: They cannot be written.
     """
-    write_whole(folder / "table.md", markdown(reports))
-    text = json.dumps(summary(reports), indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(folder / "result.json", text + "\n")
+    contents = _contents(report)
+    drawn = [picture for section in contents.sections for picture in section.pictures]
+    drawn += [other.picture for other in contents.others if other.picture is not None]
+    written = [folder / "report.html", folder / "report.md"]
+    if drawn:
+        with storage(folder / "pictures"):
+            (folder / "pictures").mkdir(exist_ok=True)
+    for picture in drawn:
+        for suffix, content in (("svg", picture.svg), ("png", picture.png)):
+            path = folder / "pictures" / f"{picture.name}.{suffix}"
+            write_whole(path, content)
+            written.append(path)
+    write_whole(written[1], markdown(contents))
+    write_whole(written[0], page(contents))
+    return written
 
 
-def table(reports: Sequence[CellReport]) -> list[tuple[str, ...]]:
-    """The table as text, a tuple of `HEADER`'s columns for each cell."""
-    return [_line(report) for report in reports]
-
-
-def notes(reports: Sequence[CellReport]) -> list[str]:
-    """What a reader of the table has to know, most important first."""
-    runs = _all_runs(reports)
-    told = [QUICK_NOTE] if any(run.scale == "quick" for run in runs) else []
-    if any(not run.data.collide for run in runs):
-        told.append("markers never collide: not the authors' generator")
-    told.append(
-        "train: masks on, mean over the training batches of the last window; test: deterministic "
-        "net; percentages are rounded down"
-    )
-    told.append("the paper prints Gal and ours in one block of columns; “-”: not in the paper")
-    if any(len(report.outcomes) > 1 for report in reports):
-        told.append("several seeds: median [lowest, highest]")
-    return told
-
-
-def markdown(reports: Sequence[CellReport]) -> str:
-    """The table with its notes, the environment and the time, as Markdown."""
-    lines = ["# Table 1: accuracy on Temporal Order", ""]
-    quick = [note for note in notes(reports) if note == QUICK_NOTE]
-    lines += [f"**{note}**\n" for note in quick]
-    lines += ["| " + " | ".join(HEADER) + " |", "| :-- |" + " --: |" * (len(HEADER) - 1)]
-    lines += ["| " + " | ".join(line) + " |" for line in table(reports)]
-    lines += ["", *(f"- {note}" for note in notes(reports) if note != QUICK_NOTE)]
-    lines += [f"- {line}" for line in _circumstances(reports)]
-    lines += ["", "![Learning curves and test accuracy](table1.svg)", ""]
-    return "\n".join(lines)
-
-
-def summary(reports: Sequence[CellReport]) -> dict[str, Any]:
-    """All numbers, ready for JSON."""
-    return {
-        "table": "table1",
-        "scale": sorted({run.scale for run in _all_runs(reports)}),
-        "notes": notes(reports),
-        "cells": [_cell_summary(report) for report in reports],
-        "training_seconds": _seconds(reports),
-        "environments": _environments(reports),
-    }
-
-
-def _runs(folder: Path, cell: Cell) -> Iterable[Trained]:
-    parent = run_directory(folder, cell.name, 0).parent
-    names = [path.name for path in parent.glob("seed-*")] if parent.is_dir() else []
-    seeds = [int(name.removeprefix("seed-")) for name in names if name[5:].isdecimal()]
-    for seed in sorted(seeds):
-        directory = run_directory(folder, cell.name, seed)
-        run = read_record(directory / "config.json", Run)
-        if run is None:
-            continue  # a kill before the first file
-        if (run.name, run.seed) != (cell.name, seed):
-            raise StorageFailed(f"{directory}: holds {run.name}, seed {run.seed}")
-        yield Trained(
-            run,
-            read_rows(directory),
-            read_record(directory / "result.json", Result),
-            read_record(directory / "failed.json", Failure),
-            read_environment(directory),
-        )
-
-
-def _line(report: CellReport) -> tuple[str, ...]:
-    printed, outcomes = report.cell.printed, report.outcomes
-    paper = (printed.train, printed.test) if printed else ("-", "-")
-    name = report.cell.name
-    if not outcomes:
-        return name, report.status, paper[0], report.status, paper[1], "-", "-"
-    updates = _spread([o.updates for o in outcomes], "{:,.0f}".format)
-    if all(o.stopped_by == "cap" for o in outcomes):
-        updates += " (cap)"
-    return (
-        name,
-        _spread([o.train_accuracy for o in outcomes], percent),
-        paper[0],
-        _spread([o.test_accuracy for o in outcomes], percent),
-        paper[1],
-        updates,
-        _to_99(outcomes),
+def _contents(report: Report) -> Contents:
+    return Contents(
+        summary=_summary(report.runs),
+        sections=[_section(table) for table in report.tables],
+        others=[_other(one, number) for number, one in enumerate(report.others, 1)],
+        failures=[*failures(report.runs), *report.unread],
+        environments=environments(report.runs),
     )
 
 
-def _to_99(outcomes: Sequence[Outcome]) -> str:
-    reached = [o.updates_to_99 for o in outcomes if o.updates_to_99 is not None]
-    if not reached:
-        return "never"
-    told = _spread(reached, "{:,.0f}".format)
-    return told if len(outcomes) == 1 else f"{told}, {len(reached)} of {len(outcomes)} seeds"
+def _summary(runs: Sequence[RunReport]) -> str:
+    return f"{counted(runs)}; training time of those together: {duration(seconds(runs))}"
 
 
-def _spread(values: Sequence[float], told: Callable[[float], str]) -> str:
-    middle = told(statistics.median(values))
-    return middle if len(values) == 1 else f"{middle} [{told(min(values))}, {told(max(values))}]"
-
-
-def percent(share: float) -> str:
-    """A share in percent to one decimal, rounded down: only a whole one is ``100%``."""
-    return "100%" if share == 1 else f"{math.floor(share * 1000 + 1e-6) / 10:.1f}%"
-
-
-def _cell_summary(report: CellReport) -> dict[str, Any]:
-    cell, outcomes = report.cell, report.outcomes
-    reached = [o.updates_to_99 for o in outcomes if o.updates_to_99 is not None]
-    return {
-        "name": cell.name,
-        "status": report.status,
-        "dropout": cell.dropout.model_dump(),
-        "paper": {"train": cell.printed.train, "test": cell.printed.test} if cell.printed else None,
-        "median": {
-            "train_accuracy": _median([o.train_accuracy for o in outcomes]),
-            "test_accuracy": _median([o.test_accuracy for o in outcomes]),
-            "updates": _median([o.updates for o in outcomes]),
-            "updates_to_99": _median(reached),
-        },
-        "runs": [
-            {
-                "seed": trained.run.seed,
-                "status": trained.status,
-                "message": trained.failure.message if trained.failure else None,
-                **(trained.result.model_dump(exclude={"name", "seed"}) if trained.result else {}),
-            }
-            for trained in report.runs
-        ],
-    }
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None
-
-
-def _all_runs(reports: Sequence[CellReport]) -> list[Run]:
-    return [trained.run for report in reports for trained in report.runs]
-
-
-def _seconds(reports: Sequence[CellReport]) -> float:
-    results = [trained.result for report in reports for trained in report.runs]
-    return round(sum(result.seconds for result in results if result), 3)
-
-
-def _environments(reports: Sequence[CellReport]) -> list[dict[str, str | int]]:
-    """Each environment once, without its date, in order of appearance."""
-    found: list[dict[str, str | int]] = []
-    for trained in (trained for report in reports for trained in report.runs):
-        place = {k: v for k, v in (trained.environment or {}).items() if k != "date"}
-        if place and place not in found:
-            found.append(place)
-    return found
-
-
-def _circumstances(reports: Sequence[CellReport]) -> list[str]:
-    told = [
-        f"recdrop {e['recdrop']}, torch {e['torch']}, Python {e['python']}, {e['cpu']} "
-        f"({e['cores']} cores), {e['threads']} thread(s) for each run"
-        for e in _environments(reports)
-    ]
-    dates = sorted(
-        str(trained.environment["date"])
-        for report in reports
-        for trained in report.runs
-        if trained.environment
+def _section(table: TableReport) -> Section:
+    told = blocks(table)
+    values = [value for lines in told.values() for line in lines for value in line.values]
+    return Section(
+        key=table.key,
+        title=title(table),
+        scale=table.scale,
+        warning=table.warning,
+        measures=list(table.table.measures.values()),
+        differences=any(value.difference for value in values),
+        header=more_header(table),
+        blocks=told,
+        notes=notes(table),
+        claims=claims(table),
+        others=other_scores(table),
+        pictures=pictures(table),
+        counted=_summary(table.runs),
     )
-    when = f"; started {dates[0]} to {dates[-1]}" if dates else ""
-    return [*told, f"training time of all runs together: {duration(_seconds(reports))}{when}"]
+
+
+def _other(one: RunReport, number: int) -> Other:
+    facts = [("status", one.status), ("seed", str(one.run.seed))]
+    if one.result is not None:
+        outcome = one.result.outcome
+        facts += [(name, f"{score:.5g}") for name, score in sorted(outcome.scores.items())]
+        facts += [
+            ("updates", f"{outcome.updates:,}"),
+            ("epochs", f"{outcome.epochs:,}"),
+            ("ended by", outcome.stopped_by),
+            ("time", duration(one.result.seconds)),
+        ]
+    drawn = curve(one, f"run-{number}")
+    return Other(one.place, f"{one.run.task}: {one.run.name}", facts, drawn)
+
+
+# ------------------------------------------------------------------------------------------ page
+
+
+def page(contents: Contents) -> str:
+    """The page: one file that fetches nothing. Whatever comes from the folders is escaped."""
+    environment = Environment(
+        loader=PackageLoader("recdrop.lab"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html")
+    return template.render(report=contents, holds=holds)
+
+
+def holds(verdict: Verdict) -> str:
+    """A verdict in a word or two."""
+    if verdict.holds is None:
+        return "not run"
+    return "holds" if verdict.holds else "does not hold"
+
+
+# -------------------------------------------------------------------------------------- Markdown
+
+
+def markdown(contents: Contents) -> str:
+    """The same as Markdown."""
+    lines = ["# recdrop: report", "", _plain(contents.summary), ""]
+    for section in contents.sections:
+        lines += _section_lines(section)
+    for other in contents.others:
+        lines += [f"## {_plain(other.title)}", "", f"Folder: {_plain(other.place)}", ""]
+        lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in other.facts]
+        lines += ["", *(_image(other.picture) if other.picture else [])]
+    if contents.failures:
+        lines += ["## Without a result", "", *_listed(contents.failures)]
+    lines += ["## What it ran on", "", *_listed(contents.environments or ["not known"])]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _section_lines(section: Section) -> list[str]:
+    lines = [f"## {section.title}", ""]
+    lines += [f"**{section.warning}**", ""] if section.warning else []
+    lines += [f"{section.counted}.", "", *_table_lines(section)]
+    lines += _listed(section.notes)
+    if section.claims:
+        lines += ["### The paper's claims", ""]
+        lines += [f"**{section.warning}**", ""] if section.warning else []
+        header = ("claim", "judged by", "on the paper's numbers", "on ours")
+        rows = [
+            (
+                one.claim.text,
+                one.claim.reading,
+                f"**{holds(one.printed)}**: {one.printed.told}",
+                f"**{holds(one.measured)}**: {one.measured.told}",
+            )
+            for one in section.claims
+        ]
+        lines += _grid(header, rows, numbers=False)
+    for picture in section.pictures:
+        lines += _image(picture)
+    names, rows = section.others
+    if names:
+        lines += ["### Further scores", "", *_grid(("cell", *names), rows)]
+    return lines
+
+
+def _table_lines(section: Section) -> list[str]:
+    header = ["cell"]
+    for measure in section.measures:
+        header += [measure, "paper", *(["difference"] if section.differences else [])]
+    header += [*section.header, "remark"]
+    lines: list[str] = []
+    for block, cells in section.blocks.items():
+        lines += [f"### {block}", ""]
+        lines += _grid(header, [_row(cell, section.differences) for cell in cells])
+    return lines
+
+
+def _row(cell: Line, differences: bool) -> list[str]:
+    row = [cell.name]
+    for value in cell.values:
+        row += [value.whole, value.printed, *([value.difference] if differences else [])]
+    return [*row, *cell.more, cell.remark]
+
+
+def _grid(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
+) -> list[str]:
+    aligned = " --: |" if numbers else " :-- |"
+    told = ["| " + " | ".join(map(_plain, row)) + " |" for row in (header, *rows)]
+    return [told[0], "| :-- |" + aligned * (len(header) - 1), *told[1:], ""]
+
+
+def _listed(items: Iterable[Any]) -> list[str]:
+    return [*(f"- {_plain(str(item))}" for item in items), ""]
+
+
+def _image(picture: Picture) -> list[str]:
+    return [f"![{picture.caption}](pictures/{picture.name}.svg)", ""]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes as it is: one line, nothing of it a tag, a link or a cell's end."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("[", "\\[").replace("`", "\\`")

@@ -2,96 +2,224 @@
 
 ======================  ============================================================
 ``config.json``         the `Run`, written first
-``env.json``            versions, threads, processor, date
+``data.json``           names, SHA-256 and sizes of the files that it learns from
+``vocabulary.json``     of a language model
+``env.json``            versions, threads, processor, date of the last sitting
 ``metrics.jsonl``       one `Row` a line, appended as training goes
+``checkpoints/``        see `recdrop.lab.checkpoint`
 ``result.json``         the `Result`, written last and whole: the run is finished
 ``failed.json``         the `Failure`, where training diverged
 ``lock``                held while the run is worked on
 ======================  ============================================================
+
+Running a folder again goes on where it stopped, to the same bits; once it is finished it returns
+what is there.
 """
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from recdrop.lab.config import Record, Run, differences, faults
+from recdrop.lab.checkpoint import Checkpoint, Checkpoints, Damaged, Tensors
+from recdrop.lab.config import Record, Run, differences, faults, parse_run
 from recdrop.lab.environment import environment
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
+from recdrop.lab.records import Failure, Progress, Result, Row
 from recdrop.lab.storage import locked, storage, write_whole
-from recdrop.lab.train import Outcome, Row, train
+from recdrop.lab.tasks import Prepared, prepare
+from recdrop.lab.train import train
+from recdrop.lab.world import World
 
 RecordT = TypeVar("RecordT", bound=Record)
 
-
-class Result(Record):
-    """What a finished run came to.
-
-    Attributes:
-        name: The run's.
-        seed: The run's.
-        outcome: Accuracies and updates.
-        seconds: Time it took, wall clock.
-    """
-
-    name: str
-    seed: int
-    outcome: Outcome
-    seconds: float
+SAVE_EVERY = 60.0  # seconds: so much is lost at most
 
 
-class Failure(Record):
-    """Why a run has no result and never will.
+class Watcher:
+    """Hears how a run goes; this one does nothing."""
 
-    Attributes:
-        kind: What happened.
-        message: In words, with run and update.
-    """
+    def prepared(self, run: Run, steps: int, progress: Progress) -> None:
+        """Training starts or goes on; an epoch has ``steps`` updates."""
 
-    kind: str
-    message: str
+    def updated(self, progress: Progress) -> None:
+        """An update is done."""
+
+    def row(self, row: Row) -> None:
+        """A row of metrics is stored."""
+
+    def warned(self, message: str) -> None:
+        """Something is not as it should be, but training goes on."""
 
 
-def run_cell(directory: Path, run: Run, on_row: Callable[[Row], None] | None = None) -> Result:
-    """Train a run into its folder, once.
-
-    A finished run is not trained again: its stored result is returned. An unfinished one starts
-    over from the beginning and its old metrics are discarded; exact resumption needs checkpoints,
-    which this version does not write.
+def run_cell(
+    directory: Path,
+    run: Run,
+    data: Path | None = None,
+    *,
+    watcher: Watcher | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    save_every: float = SAVE_EVERY,
+) -> Result:
+    """Train a run into its folder: from the start, or on from where it stopped.
 
     Args:
         directory: The run's own folder; made if it is missing.
         run: What to train.
-        on_row: Called with each row of metrics once it is stored.
+        data: Where its texts are, for tasks that read any.
+        watcher: Hears how it goes.
+        stopping: Asked after each update; True saves and raises `recdrop.lab.train.Interrupted`.
+        save_every: Seconds between two checkpoints; there is one more at every new best.
 
     Raises:
-        BadInput: The folder holds another run, or another process works on it.
+        BadInput: The folder holds another run or other data, or another process works on it.
         Diverged: A loss or gradient was not finite; ``failed.json`` keeps the message.
         StorageFailed: Something could not be read or written.
     """
-    with locked(directory):
+    watcher = watcher or Watcher()
+    with World() as world, locked(directory) if world.leads else nullcontext():
         done = finished(directory, run)
         if done is not None:
             return done
-        for stale in ("metrics.jsonl", "failed.json", *_temporary(directory)):
-            with storage(directory / stale):
-                (directory / stale).unlink(missing_ok=True)
-        write_whole(directory / "config.json", _json(run))
-        write_whole(directory / "env.json", json.dumps(environment(), indent=2) + "\n")
-        start = time.monotonic()
-        try:
-            outcome = _recorded(directory / "metrics.jsonl", run, on_row)
-        except Diverged as error:
-            failure = Failure(kind="diverged", message=str(error))
-            write_whole(directory / "failed.json", _json(failure))
-            raise
-        seconds = round(time.monotonic() - start, 3)
+        prepared = prepare(run, data, world)
+        folder = _Folder(directory, watcher, save_every) if world.leads else None
+        journal = folder or _Silent()
+        start = None
+        if folder is not None:
+            folder.describe(run, prepared)
+            start = folder.resumed()
+        if world.size > 1:
+            start = _shared(start, directory, world)
+        progress = start.progress if start else Progress(lr=run.optim.lr)
+        watcher.prepared(run, prepared.task.steps, progress)
+        begun = time.monotonic() - progress.seconds
+        with folder.opened(progress.log_bytes) if folder else nullcontext():
+            try:
+                outcome = train(run, prepared.task, journal, start, stopping=stopping, world=world)
+            except Diverged as error:
+                if folder:
+                    folder.write("failed.json", Failure(kind="diverged", message=str(error)))
+                raise
+        seconds = round(time.monotonic() - begun, 3)
         result = Result(name=run.name, seed=run.seed, outcome=outcome, seconds=seconds)
-        write_whole(directory / "result.json", _json(result))
+        if folder:
+            folder.write("result.json", result)
         return result
+
+
+class _Folder:
+    """The journal of a run that is worked on."""
+
+    def __init__(self, directory: Path, watcher: Watcher, save_every: float) -> None:
+        self.directory, self.watcher, self.save_every = directory, watcher, save_every
+        self.checkpoints = Checkpoints(directory)
+        self.metrics = directory / "metrics.jsonl"
+        self.saved = time.monotonic()
+
+    def describe(self, run: Run, prepared: Prepared) -> None:
+        """Write what is known beforehand, or compare it with what is there."""
+        for stale in ("failed.json", *(path.name for path in self.directory.glob("*.tmp"))):
+            with storage(self.directory / stale):
+                (self.directory / stale).unlink(missing_ok=True)
+        self._same("data.json", json.dumps(prepared.sources, indent=2) + "\n")
+        if prepared.vocabulary is not None:
+            self._same("vocabulary.json", prepared.vocabulary)
+        self.write("config.json", run)
+        write_whole(self.directory / "env.json", json.dumps(environment(), indent=2) + "\n")
+
+    def _same(self, name: str, content: str) -> None:
+        stored = read_text(self.directory / name)
+        if stored is None:
+            write_whole(self.directory / name, content)
+        elif stored != content:
+            raise BadInput(
+                f"{self.directory / name} does not agree with the data given now: they are other "
+                "files than those the run began with. Give the same data, or choose another folder"
+            )
+
+    def write(self, name: str, record: BaseModel) -> None:
+        """Write a record."""
+        write_whole(self.directory / name, record.model_dump_json(indent=2) + "\n")
+
+    def resumed(self) -> Checkpoint | None:
+        """The checkpoint to go on from, if there is one."""
+        start, told = self.checkpoints.newest(clean=True)
+        if told:
+            where = f"update {start.progress.update}" if start else "the beginning"
+            self.watcher.warned(f"{'; '.join(told)}; going on from {where}")
+        return start
+
+    @contextmanager
+    def opened(self, length: int) -> Iterator[None]:
+        """Hold the log open, cut to what the checkpoint knows of it."""
+        with storage(self.metrics):
+            self.file = self.metrics.open("ab")
+        with self.file:
+            with storage(self.metrics):
+                there = self.metrics.stat().st_size
+                if there < length:
+                    raise StorageFailed(
+                        f"{self.metrics}: has {there} bytes of the {length} that the checkpoint "
+                        "knows of; without them the run's record would have a hole"
+                    )
+                self.file.truncate(length)
+            yield
+
+    def log(self, row: Row) -> int:
+        with storage(self.metrics):
+            self.file.write(row.model_dump_json().encode() + b"\n")
+            self.file.flush()
+            length = self.file.tell()
+        self.watcher.row(row)
+        return length
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        with storage(self.metrics):
+            os.fsync(self.file.fileno())
+        self.checkpoints.save(checkpoint)
+        self.saved = time.monotonic()
+
+    def best(self, update: int) -> Tensors:
+        try:
+            return self.checkpoints.load(update).weights
+        except Damaged as error:
+            raise StorageFailed(f"{error}; run again to go on from an older checkpoint") from None
+
+    def ticked(self, progress: Progress) -> bool:
+        self.watcher.updated(progress)
+        return time.monotonic() - self.saved >= self.save_every
+
+
+class _Silent:
+    """The journal of a process that only helps."""
+
+    def log(self, row: Row) -> int:
+        raise RuntimeError(f"only the leading process writes, not {row}")
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        raise RuntimeError(f"only the leading process saves, not {checkpoint.progress}")
+
+    def best(self, update: int) -> Tensors:
+        raise RuntimeError(f"only the leading process reads update {update}")
+
+    def ticked(self, progress: Progress) -> bool:
+        return False
+
+
+def _shared(start: Checkpoint | None, directory: Path, world: World) -> Checkpoint | None:
+    """The leader's checkpoint, which the others read from the folder that all see."""
+    (update,) = world.from_leader([-1 if start is None else start.progress.update])
+    if update < 0 or world.leads:
+        return start
+    try:
+        return Checkpoints(directory).load(int(update))
+    except Damaged as error:
+        raise StorageFailed(f"process {world.rank}: {error}") from None
 
 
 def run_directory(folder: Path, name: str, seed: int) -> Path:
@@ -112,7 +240,7 @@ def finished(directory: Path, run: Run) -> Result | None:
         BadInput: The folder holds another run.
         StorageFailed: A file cannot be read.
     """
-    stored = read_record(directory / "config.json", Run)
+    stored = read_run(directory)
     if stored is None:
         return None
     told = differences(stored, run)
@@ -124,49 +252,53 @@ def finished(directory: Path, run: Run) -> Result | None:
     return read_record(directory / "result.json", Result)
 
 
+def read_run(directory: Path) -> Run | None:
+    """What a folder was asked to train, or None where it holds no run.
+
+    Raises:
+        StorageFailed: The file cannot be read, or is no run; all faults are told.
+    """
+    path = directory / "config.json"
+    text = read_text(path)
+    try:
+        return None if text is None else parse_run(text)
+    except ValidationError as error:
+        raise StorageFailed(f"{path}: {'; '.join(faults(error))}") from error
+
+
 def read_record(path: Path, kind: type[RecordT]) -> RecordT | None:
     """A stored record, or None where there is no such file.
 
     Raises:
         StorageFailed: It cannot be read, or is not such a record; all faults are told.
     """
-    text = _text(path)
+    text = read_text(path)
     return None if text is None else _parsed(kind, text, str(path))
 
 
 def read_rows(directory: Path) -> list[Row]:
     """The metrics of a run, whole lines only: a kill may leave half of one at the end."""
     path = directory / "metrics.jsonl"
-    lines = (_text(path) or "").split("\n")[:-1]
+    lines = (read_text(path) or "").split("\n")[:-1]
     return [_parsed(Row, line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
 def read_environment(directory: Path) -> dict[str, str | int] | None:
     """What a run ran on, or None where it was not stored."""
     path = directory / "env.json"
-    text = _text(path)
+    text = read_text(path)
     try:
         return None if text is None else dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise StorageFailed(f"{path}: {error}") from error
 
 
-def _recorded(path: Path, run: Run, on_row: Callable[[Row], None] | None) -> Outcome:
-    with storage(path):
-        file = path.open("a", encoding="utf-8")
+def read_text(path: Path) -> str | None:
+    """A small text file, or None where there is none.
 
-    def record(row: Row) -> None:
-        with storage(path):
-            file.write(row.model_dump_json() + "\n")
-            file.flush()
-        if on_row is not None:
-            on_row(row)
-
-    with storage(path), file:
-        return train(run, record)
-
-
-def _text(path: Path) -> str | None:
+    Raises:
+        StorageFailed: It cannot be read.
+    """
     with storage(path):
         try:
             return path.read_text(encoding="utf-8", errors="replace")
@@ -179,12 +311,3 @@ def _parsed(kind: type[RecordT], text: str, place: str) -> RecordT:
         return kind.model_validate_json(text)
     except ValidationError as error:
         raise StorageFailed(f"{place}: {'; '.join(faults(error))}") from error
-
-
-def _json(record: BaseModel) -> str:
-    return record.model_dump_json(indent=2) + "\n"
-
-
-def _temporary(directory: Path) -> list[str]:
-    with storage(directory):
-        return [path.name for path in directory.glob("*.tmp")]

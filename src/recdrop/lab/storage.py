@@ -14,11 +14,12 @@ from recdrop.lab.errors import BadInput, StorageFailed
 
 
 @contextmanager
-def storage(path: Path) -> Iterator[None]:
+def storage(path: Path, needed: int | None = None) -> Iterator[None]:
     """Say what the system refused, and where.
 
     Args:
         path: File or folder that is worked on.
+        needed: Bytes that are to be written, if it is known.
 
     Raises:
         StorageFailed: In place of an OSError.
@@ -27,7 +28,8 @@ def storage(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageFailed(f"{error.filename or path}: {reason}{_free(path)}") from error
+        room = _room(path, needed)
+        raise StorageFailed(f"{error.filename or path}: {reason}{room}") from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -43,17 +45,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
         StorageFailed: The system refused.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with storage(path):
+    data = content.encode() if isinstance(content, str) else content
+    with storage(path, needed=len(data)):
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the disk know which files a folder holds."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -93,8 +101,11 @@ def _take(file: TextIO) -> bool:
     return True
 
 
-def _free(path: Path) -> str:
+def _room(path: Path, needed: int | None) -> str:
+    wanted = "" if needed is None else f"{needed:,} bytes needed, "
     for folder in (path, *path.parents):
-        if folder.is_dir():
-            return f" ({shutil.disk_usage(folder).free:,} bytes free)"
+        try:
+            return f" ({wanted}{shutil.disk_usage(folder).free:,} bytes free)"
+        except OSError:
+            continue  # not there, or not to be looked at
     return ""

@@ -1,4 +1,8 @@
-"""Many runs on this machine: worker processes, each with one torch thread."""
+"""Many runs on this machine: worker processes, each with one torch thread.
+
+The folders are the ledger, this only places work: a finished run is left alone, an interrupted one
+goes on where it stopped, so that nothing is lost whoever is killed.
+"""
 
 import json
 import os
@@ -8,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -18,22 +22,25 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from recdrop.lab.config import Run
-from recdrop.lab.errors import BadInput, LabError
-from recdrop.lab.progress import Ledger, label, view
+from recdrop.lab.errors import BadInput
+from recdrop.lab.progress import Ledger, label, view, work
+from recdrop.lab.records import Event
 from recdrop.lab.runs import finished
+from recdrop.lab.signals import Stopped, stop_signals
 from recdrop.lab.storage import locked
-from recdrop.lab.train import Row
 
 _POLL = 0.2  # seconds between two looks at signals and clocks
-_GRACE = 3.0  # seconds a stopped worker has before it is killed
+_GRACE = 10.0  # seconds a stopped worker has for its last checkpoint before it is killed
+_TRIES = 4  # of one run whose worker is killed
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run and its folder."""
+    """A run, its folder, and where its texts are, if it reads any."""
 
     directory: Path
     run: Run
+    data: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +58,11 @@ class Lost:
     message: str
 
 
-class Stopped(LabError):
-    """A signal ended the sweep; every worker is gone, every finished run is kept.
-
-    Attributes:
-        exit_code: 128 plus the signal's number.
-    """
-
-    def __init__(self, number: int, done: int, total: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name}; {done} of {total} cells are finished and "
-            "kept, the same command goes on with the others"
-        )
-        self.exit_code = 128 + number
-
-
 def sweep(folder: Path, jobs: Sequence[Job], workers: int, console: Console) -> list[Lost]:
     """Train runs, the longest first; finished ones are not trained again.
 
-    A run that fails does not stop the others. SIGINT and SIGTERM stop every worker.
+    A run that fails does not stop the others; one whose worker is killed goes on in another worker,
+    three times at most. SIGINT, SIGTERM and SIGUSR1 have every worker save and end.
 
     Args:
         folder: Held while the sweep goes on, so that a second driver is turned away.
@@ -87,20 +80,24 @@ def sweep(folder: Path, jobs: Sequence[Job], workers: int, console: Console) -> 
     """
     with locked(folder):
         waiting = _unfinished(jobs)
-        waiting.sort(key=_longest, reverse=True)
+        waiting.sort(key=lambda job: work(job.run), reverse=True)
         ledger = Ledger([job.run for job in waiting], workers)
         kept = len(jobs) - len(waiting)
         if kept:
             console.print(f"{kept} of {len(jobs)} cells were finished before", highlight=False)
-        with _signals() as received, view(ledger, console) as shown, _Workers(ledger) as pool:
-            while (waiting or pool.running) and not received:
+        with stop_signals() as stop, view(ledger, console) as shown, _Workers(ledger) as pool:
+            while (waiting or pool.running) and not stop():
                 while waiting and len(pool.running) < workers:
                     pool.start(waiting.pop(0))
-                pool.listen()
+                waiting[:0] = pool.listen()
                 shown.refresh()
-        if received:
+        if stop.number is not None:
             done = len(jobs) - len(_unfinished(jobs))
-            raise Stopped(received[0], done, len(jobs))
+            raise Stopped(
+                stop.number,
+                f"{done} of {len(jobs)} cells are finished, the others are kept as far as they "
+                "have come; the same command goes on",
+            )
         return pool.lost
 
 
@@ -115,23 +112,6 @@ def _unfinished(jobs: Sequence[Job]) -> list[Job]:
     if refused:
         raise BadInput("\n".join(refused))
     return left
-
-
-def _longest(job: Job) -> int:
-    return job.run.schedule.max_updates * job.run.data.length
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of being ended by them."""
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(n, lambda number, _: received.append(number)) for n in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 @dataclass(slots=True)
@@ -162,6 +142,7 @@ class _Workers:
         self.running: list[_Worker] = []
         self.lost: list[Lost] = []
         self._ledger = ledger
+        self._tries: dict[Path, int] = {}
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> "_Workers":
@@ -169,7 +150,8 @@ class _Workers:
 
     def __exit__(self, *_: object) -> None:
         for worker in self.running:
-            worker.process.terminate()
+            with suppress(ProcessLookupError):
+                worker.process.terminate()
         deadline = time.monotonic() + _GRACE
         for worker in list(self.running):
             try:
@@ -198,38 +180,54 @@ class _Workers:
         worker = _Worker(job, process, errors)
         self.running.append(worker)
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
-        task = {"directory": str(job.directory), "run": job.run.model_dump(mode="json")}
+        data = None if job.data is None else str(job.data)
+        run = job.run.model_dump(mode="json")
+        task = {"directory": str(job.directory), "run": run, "data": data}
         with suppress(BrokenPipeError):  # it died at once, which `listen` finds out
             _pipe(process.stdin).write(json.dumps(task).encode() + b"\n")
             _pipe(process.stdin).flush()
         self._ledger.started(job.run)
 
-    def listen(self) -> None:
-        """Take what the workers said within a short time."""
+    def listen(self) -> list[Job]:
+        """Take what the workers said within a short time.
+
+        Returns:
+            Jobs whose workers were killed and that are to be given to others.
+        """
+        again = []
         for key, _ in self._selector.select(_POLL):
             worker: _Worker = key.data
             said = os.read(key.fd, 65_536)
             if not said:
-                self._end(worker)
+                again += self._end(worker)
                 continue
             *lines, worker.rest = (worker.rest + said).split(b"\n")
             for line in lines:
                 self._take(worker, line)
+        return again
 
     def _take(self, worker: _Worker, line: bytes) -> None:
         try:
-            self._ledger.row(worker.job.run, Row.model_validate_json(line))
+            self._ledger.heard(worker.job.run, Event.model_validate_json(line))
         except ValidationError:
             worker.errors.write(line + b"\n")  # not ours: shown if the worker fails
 
-    def _end(self, worker: _Worker) -> None:
-        code = worker.process.wait()
-        if code or finished(worker.job.directory, worker.job.run) is None:
+    def _end(self, worker: _Worker) -> list[Job]:
+        job, code = worker.job, worker.process.wait()
+        tries = self._tries[job.directory] = self._tries.get(job.directory, 0) + 1
+        again = code < 0 and tries < _TRIES
+        if again:
+            warning = f"its worker was killed by {signal.Signals(-code).name}; another goes on"
+            self._ledger.heard(job.run, Event(warning=warning))
+        elif code or finished(job.directory, job.run) is None:
             worker.errors.seek(0)
             said = worker.errors.read().decode(errors="replace").strip()
-            self.lost.append(_lost(worker.job, code, said))
-        self._ledger.ended(worker.job.run)
+            self.lost.append(_lost(job, code, said))
         self._close(worker)
+        if again:
+            return [job]
+        self._ledger.ended(job.run)
+        return []
 
     def _close(self, worker: _Worker) -> None:
         worker.process.wait()
@@ -245,7 +243,7 @@ def _lost(job: Job, code: int, said: str) -> Lost:
     last = said.splitlines()[-1] if said else "it said nothing"
     if code < 0:
         return Lost(job, 1, f"{name}: its worker was killed by {signal.Signals(-code).name}")
-    if code in (2, 3, 4):
+    if code in (2, 3, 4, 143):
         return Lost(job, code, said)
     return Lost(job, 1, f"{name}: its worker ended with exit code {code}: {last}")
 

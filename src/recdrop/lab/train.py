@@ -1,190 +1,328 @@
-"""The training loop: batches in, rows of metrics out."""
+"""The one training loop: a task in, rows of metrics and checkpoints out."""
 
-import hashlib
-import itertools
 import math
-from collections.abc import Callable
-from typing import Literal
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
-from torch import Generator, nn
+from torch import Tensor, nn
 
-from recdrop.lab.config import Accuracy, Adam, Count, Record, Run, Sgd
-from recdrop.lab.errors import Diverged
-from recdrop.lab.tasks.temporal_order import (
-    Sequences,
-    TemporalOrderNet,
-    accuracy,
-    batches,
-    generate,
-    initialise,
-)
+from recdrop.lab.checkpoint import Checkpoint, Tensors
+from recdrop.lab.config import ExponentialDecay, PlateauDecay, Run
+from recdrop.lab.errors import BadInput, Diverged
+from recdrop.lab.records import Outcome, Progress, Row, Split, Stop
+from recdrop.lab.tasks.task import Measured, Task, stream
+from recdrop.lab.world import World
 
 
-class Row(Record):
-    """One row of metrics.
+class Journal(Protocol):
+    """Where training is written down: by the leading process; the others have none."""
 
-    Attributes:
-        update: Updates done when the window ended.
-        loss: Cross entropy in nats, mean over the window's batches.
-        train_accuracy: With masks on, mean over the window's batches.
-        test_accuracy: Of the deterministic net, where the test set was looked at.
-    """
+    def log(self, row: Row) -> int:
+        """Keep a row.
 
-    update: Count
-    loss: float
-    train_accuracy: Accuracy
-    test_accuracy: Accuracy | None = None
+        Returns:
+            Bytes of the log from now on.
+        """
+        ...
 
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint."""
+        ...
 
-class Outcome(Record):
-    """Where a run ended.
+    def best(self, update: int) -> Tensors:
+        """Weights of an earlier checkpoint."""
+        ...
 
-    Attributes:
-        updates: Updates done.
-        stopped_by: The stop rule or the cap.
-        updates_to_99: End of the first window with 99 % training accuracy with masks on, if any.
-        train_accuracy: With masks on, of the last window.
-        test_accuracy: Of the deterministic net.
-        train_accuracy_deterministic: Of the deterministic net on the training set.
-        test_accuracy_masked: With masks on, on the test set.
-    """
+    def ticked(self, progress: Progress) -> bool:
+        """Hear of an update.
 
-    updates: Count
-    stopped_by: Literal["rule", "cap"]
-    updates_to_99: Count | None
-    train_accuracy: Accuracy
-    test_accuracy: Accuracy
-    train_accuracy_deterministic: Accuracy
-    test_accuracy_masked: Accuracy
+        Returns:
+            Whether a checkpoint is due.
+        """
+        ...
 
 
-def stream(seed: int, purpose: str) -> Generator:
-    """A generator of its own for each purpose of a run, so that none shifts another.
-
-    Args:
-        seed: The run's seed.
-        purpose: Any name; data, start and order do not depend on the dropout of the run.
-    """
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+class Interrupted(Exception):
+    """Training was asked to stop and has written a checkpoint; the message says where."""
 
 
-def train(run: Run, record: Callable[[Row], None]) -> Outcome:
-    """Train to the stop rule or the cap.
+def train(
+    run: Run,
+    task: Task,
+    journal: Journal,
+    start: Checkpoint | None = None,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+    world: World | None = None,
+) -> Outcome:
+    """Train to the end, from the start or from a checkpoint: the bits are the same.
 
-    torch's global CPU generator, from which the masks come, is seeded here and restored after.
+    torch's global CPU generator, from which all dropout comes, is seeded here and restored after.
 
     Args:
         run: What to train.
-        record: Called with each row as its window ends.
+        task: Its net and data.
+        journal: Takes rows and checkpoints.
+        start: Where to go on.
+        stopping: Asked after each update; True saves and ends.
+        world: The processes that share the work.
 
     Raises:
         Diverged: A loss or gradient was not finite; it was not stepped with.
+        BadInput: The checkpoint is of another run, or of another number of processes.
+        Interrupted: ``stopping`` said so.
+        StorageFailed: From the journal.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(stream(run.seed, "masks").get_state())
-        trainer = _Trainer(run)
-        while True:
-            row = trainer.window()
-            record(row)
-            if row.test_accuracy is not None and trainer.stopped_by is not None:
-                return trainer.outcome(row.test_accuracy)
+        trainer = _Trainer(run, task, journal, world or World())
+        if start is None:
+            trainer.begin()
+        else:
+            trainer.restore(start)
+        trainer.to_the_end(stopping)
+        return trainer.outcome()
 
 
 class _Trainer:
-    """A net in training: one window of updates at a time."""
+    """A net in training.
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.train_set = generate(run.data, run.data.train, stream(run.seed, "train set"))
-        self.test_set = generate(run.data, run.data.test, stream(run.seed, "test set"))
-        self.net = TemporalOrderNet(run.model.hidden, run.dropout)
-        initialise(self.net, run.model, stream(run.seed, "start"))
-        self.batches = batches(self.train_set, run.data.batch, stream(run.seed, "order"))
-        self.parameters = list(self.net.parameters())
-        self.optimiser = _optimiser(run.optim, self.parameters)
-        self.updates = 0
-        self.updates_to_99: int | None = None
-        self.train_accuracy = 0.0
-        self.streak = 0  # windows in a row that reached the stop rule's training accuracy
-        self.stopped_by: Literal["rule", "cap"] | None = None
+    Args:
+        run, task, journal, world: See `train`.
+    """
 
-    def window(self) -> Row:
-        """Train one window and look at what it reached."""
-        schedule = self.run.schedule
-        losses, rights = zip(
-            *(self.update(batch) for batch in itertools.islice(self.batches, schedule.window)),
-            strict=True,
-        )
-        self.train_accuracy = sum(rights) / (schedule.window * self.run.data.batch)
-        if self.updates_to_99 is None and self.train_accuracy >= 0.99:
-            self.updates_to_99 = self.updates
-        return Row(
-            update=self.updates,
-            loss=sum(losses) / schedule.window,
-            train_accuracy=self.train_accuracy,
-            test_accuracy=self.look(),
-        )
+    def __init__(self, run: Run, task: Task, journal: Journal, world: World) -> None:
+        self.run, self.task, self.journal, self.world = run, task, journal, world
+        self.named = dict(task.net.named_parameters())
+        self.parameters = list(self.named.values())
+        self.optimiser = _optimiser(run, self.parameters)
+        self.progress = Progress(processes=world.size, lr=run.optim.lr)
+        self.clock = time.monotonic()
+        self.must_save = False  # the net is the best so far
 
-    def update(self, batch: Sequences) -> tuple[float, int]:
-        """One update.
+    # ------------------------------------------------------------------------------ start and stop
 
-        Returns:
-            The loss of the batch in nats, and how many of its sequences were right, both before it.
-        """
-        logits = self.net(batch.inputs)
-        loss = nn.functional.cross_entropy(logits, batch.labels)
-        value = loss.item()
-        self._refuse_unless_finite("the loss", value)
-        self.optimiser.zero_grad()
-        loss.backward()
-        limit = self.run.optim.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
-        self._refuse_unless_finite("the gradient's norm", norm.item())
-        self.optimiser.step()
-        self.updates += 1
-        return value, int((logits.argmax(1) == batch.labels).sum())
+    def begin(self) -> None:
+        """Start afresh."""
+        masks = stream(self.run.seed, f"masks {self.world.rank}" if self.world.rank else "masks")
+        torch.random.set_rng_state(masks.get_state())
+        self.task.begin(0)
 
-    def look(self) -> float | None:
-        """Decide whether to stop; test accuracy where it is due, asked for, or the last."""
-        schedule, stop = self.run.schedule, self.run.schedule.stop
-        reached = stop is not None and self.train_accuracy >= stop.train_accuracy
-        self.streak = self.streak + 1 if reached else 0
-        asked = stop is not None and self.streak >= stop.windows
-        last = self.updates >= schedule.max_updates
-        if not (asked or last or self.updates % schedule.evaluate_every == 0):
-            return None
-        tested = accuracy(self.net, self.test_set, masks=False)
-        if stop is not None and asked and tested >= (stop.test_accuracy or 0.0):
-            self.stopped_by = "rule"
-        elif last:
-            self.stopped_by = "cap"
-        return tested
-
-    def outcome(self, test_accuracy: float) -> Outcome:
-        """Where the run ended, with the two accuracies that only the end is asked for."""
-        if self.stopped_by is None:
-            raise RuntimeError("a run has an outcome only once it has stopped")
-        return Outcome(
-            updates=self.updates,
-            stopped_by=self.stopped_by,
-            updates_to_99=self.updates_to_99,
-            train_accuracy=self.train_accuracy,
-            test_accuracy=test_accuracy,
-            train_accuracy_deterministic=accuracy(self.net, self.train_set, masks=False),
-            test_accuracy_masked=accuracy(self.net, self.test_set, masks=True),
-        )
-
-    def _refuse_unless_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise Diverged(
-                f"{self.run.name}, seed {self.run.seed}: {what} is {value} at update "
-                f"{self.updates + 1}; stopped before it was used"
+    def restore(self, start: Checkpoint) -> None:
+        """Take everything back from a checkpoint."""
+        progress = start.progress
+        if progress.processes != self.world.size:
+            raise BadInput(
+                f"the run was begun by {progress.processes} processes, which draw their own masks; "
+                f"it can go on with as many, not with {self.world.size}"
             )
+        try:
+            self.task.net.load_state_dict(start.weights)
+            own = self.world.mine(start.state)
+            torch.random.set_rng_state(own.pop("rng"))
+            self.task.begin(progress.epoch)
+            self.task.carry({k[6:]: v for k, v in own.items() if k.startswith("carry.")})
+            self._restore_optimiser(start.state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise BadInput(
+                f"the checkpoint does not fit the run's configuration: {error}"
+            ) from None
+        self.progress = progress
+        self._set_lr(progress.lr)
+        self.clock = time.monotonic() - progress.seconds
+
+    def _restore_optimiser(self, state: Tensors) -> None:
+        parts: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith("optimiser."):
+                _, place, key = name.split(".", 2)
+                parts.setdefault(int(place), {})[key] = tensor
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": parts, "param_groups": groups})
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.must_save = False
+        self._move(seconds=time.monotonic() - self.clock)
+        carried = {f"carry.{name}": value for name, value in self.task.carried().items()}
+        state = self.world.gathered(carried | {"rng": torch.random.get_rng_state()})
+        if not self.world.leads:
+            return
+        optimiser = self.optimiser.state_dict()["state"]
+        state |= {f"optimiser.{i}.{k}": v for i, part in optimiser.items() for k, v in part.items()}
+        weights = {name: value.detach() for name, value in self.task.net.state_dict().items()}
+        self.journal.save(Checkpoint(weights, state, self.progress))
+
+    # ---------------------------------------------------------------------------------------- loop
+
+    def to_the_end(self, stopping: Callable[[], bool]) -> None:
+        """Train until the schedule ends."""
+        while self.progress.stopped_by is None:
+            if self.progress.step < self.task.steps:
+                self.update(self.progress.step)
+                self._end_row_if_due()
+            if self.progress.stopped_by is None and self.progress.step == self.task.steps:
+                self._end_epoch()
+            self._save_or_stop(stopping)
+
+    def _save_or_stop(self, stopping: Callable[[], bool]) -> None:
+        ended = self.progress.stopped_by is not None
+        due = self.journal.ticked(self.progress) or ended or self.must_save
+        stop, due = (n > 0 for n in self.world.sum([stopping(), due]))
+        if stop or due:
+            self.save()
+        if stop and not ended:
+            raise Interrupted(f"at update {self.progress.update}, epoch {self.progress.epoch + 1}")
+
+    def update(self, step: int) -> None:
+        """One update, unless something is not finite."""
+        self.optimiser.zero_grad()
+        part = self.task.part(step)
+        nats, count, right = self.world.sum([part.nats.item(), part.predictions, part.right])
+        if not math.isfinite(nats):
+            raise self._diverged(f"the loss is {nats}", _culprit(self.named.items()))
+        part.objective.backward()
+        self.world.average_gradients(self.parameters)
+        grads = {name: p.grad for name, p in self.named.items() if p.grad is not None}
+        norm = nn.utils.get_total_norm(grads.values())
+        if not math.isfinite(norm.item()):
+            raise self._diverged(f"the gradient's norm is {norm.item()}", _culprit(grads.items()))
+        if self.run.optim.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.run.optim.clip_norm, norm)
+        self.optimiser.step()
+        now = self.progress
+        self._move(
+            update=now.update + 1,
+            step=step + 1,
+            nats=now.nats + nats,
+            count=now.count + round(count),
+            right=now.right + round(right),
+        )
+
+    def _diverged(self, what: str, culprit: str | None) -> Diverged:
+        named = f"; the first tensor with such values is {culprit}" if culprit else ""
+        return Diverged(
+            f"{self.run.name}, seed {self.run.seed}: {what} at update {self.progress.update + 1} "
+            f"(batch {self.progress.step + 1} of epoch {self.progress.epoch + 1}){named}; stopped "
+            "before it was used. A smaller optim.lr or optim.clip_norm may help"
+        )
+
+    def _end_row_if_due(self) -> None:
+        now, schedule = self.progress, self.run.schedule
+        if now.step % schedule.log_every and now.step < self.task.steps:
+            return
+        score = self.task.score(now.nats, now.count, now.right)
+        self._log("train", Measured(now.nats / now.count, score))
+        rule = schedule.stop
+        reached = rule is not None and not self._better(rule.train_score, score)
+        streak = now.streak + 1 if reached else 0
+        self._move(nats=0.0, count=0, right=0, train_score=score, streak=streak)
+        if rule is not None and streak >= rule.rows:
+            looked = self._look().score
+            if rule.score is None or not self._better(rule.score, looked):
+                self._move(stopped_by="rule")
+
+    def _end_epoch(self) -> None:
+        schedule, epoch = self.run.schedule, self.progress.epoch + 1
+        last = epoch >= schedule.epochs
+        if (last or epoch % schedule.evaluate_every == 0) and not self._has_looked():
+            self._look()
+        decay = self.run.optim.decay
+        if isinstance(decay, ExponentialDecay) and epoch >= decay.start:
+            self._set_lr(self.progress.lr * decay.factor)
+        self._move(stopped_by=self._reason_to_stop(last), epoch=epoch, step=0)
+        if self.progress.stopped_by is None:
+            self.task.begin(epoch)
+
+    def _reason_to_stop(self, last: bool) -> Stop | None:
+        schedule, now = self.run.schedule, self.progress
+        if schedule.patience is not None and now.waited >= schedule.patience:
+            return "patience"
+        if schedule.min_lr is not None and now.lr < schedule.min_lr:
+            return "min_lr"
+        return "epochs" if last else None
+
+    def _look(self) -> Measured:
+        """Look at the watched set; keep the net if it is the best so far."""
+        mine = self.task.look() if self.world.leads else Measured(0.0, 0.0)
+        looked = Measured(*self.world.from_leader(mine))
+        if not all(map(math.isfinite, looked)):
+            raise self._diverged(
+                f"the score of the {self.task.watched} set is {looked.score}", None
+            )
+        self._log("test" if self.task.watched == "test" else "valid", looked)
+        now = self.progress
+        if now.best is None or self._better(looked.score, now.best):
+            kept = now.update if self.run.schedule.keep == "best" else None
+            self._move(looked_at=now.update, best=looked.score, best_update=kept, waited=0)
+            self.must_save = kept is not None
+        else:
+            self._move(looked_at=now.update, waited=now.waited + 1)
+            if isinstance(decay := self.run.optim.decay, PlateauDecay):
+                self._set_lr(now.lr / decay.divide_by)
+        return looked
+
+    def _has_looked(self) -> bool:
+        return self.progress.looked_at == self.progress.update
+
+    def _better(self, one: float, other: float) -> bool:
+        return one > other if self.task.higher_is_better else one < other
+
+    def _log(self, split: Split, measured: Measured) -> None:
+        row = Row(
+            update=self.progress.update,
+            epoch=self.progress.epoch + 1,
+            split=split,
+            loss=measured.loss,
+            score=measured.score,
+            lr=self.progress.lr,
+        )
+        if self.world.leads:
+            self._move(log_bytes=self.journal.log(row))
+
+    def _set_lr(self, lr: float) -> None:
+        self._move(lr=lr)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+
+    def _move(self, **changes: object) -> None:
+        self.progress = self.progress.model_copy(update=changes)
+
+    # ----------------------------------------------------------------------------------------- end
+
+    def outcome(self) -> Outcome:
+        """Scores of the net that is kept, and of the last one where that is another."""
+        now = self.progress
+        if now.stopped_by is None or now.train_score is None:
+            raise RuntimeError("a run has an outcome only once it has stopped")
+        scores = {"train": now.train_score}
+        if self.world.leads:
+            concluded = self.task.conclude()
+            if now.best_update is not None:
+                scores |= {f"{name}_last": score for name, score in concluded.items()}
+                if now.best_update != now.update:
+                    self.task.net.load_state_dict(self.journal.best(now.best_update))
+                    concluded = self.task.conclude()
+            scores |= concluded
+        return Outcome(
+            updates=now.update,
+            epochs=now.epoch + (now.step > 0),
+            stopped_by=now.stopped_by,
+            best_update=now.best_update,
+            scores=scores,
+        )
 
 
-def _optimiser(optim: Sgd | Adam, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _culprit(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Name of the first tensor that has a value that is not finite."""
+    return next((name for name, t in tensors if not t.isfinite().all()), None)
+
+
+def _optimiser(run: Run, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    optim = run.optim
     if optim.kind == "sgd":
         return torch.optim.SGD(parameters, lr=optim.lr)
+    if optim.kind == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=optim.lr, alpha=optim.rho, eps=optim.eps)
     return torch.optim.Adam(parameters, lr=optim.lr, fused=True)  # 10 % of an update at H 64

@@ -5,15 +5,16 @@ bits in order. The generator is the authors' (stas-semeniuta/drop-rnn @fec39a29)
 symbols {A, B, C, D} are bit and marker as two inputs.
 """
 
-import warnings
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 import recdrop
-from recdrop.lab.config import Dropout, Model, TemporalOrderData
+from recdrop.lab.config import Dropout, TemporalOrderData, TemporalOrderModel, TemporalOrderRun
+from recdrop.lab.errors import BadInput
+from recdrop.lab.tasks.net import recurrent_dropout
+from recdrop.lab.tasks.task import Measured, Part, stream
 
 FEATURES = 2  # bit and marker
 CLASSES = 4  # AA, AB, BA, BB
@@ -59,24 +60,6 @@ def generate(data: TemporalOrderData, count: int, generator: Generator) -> Seque
     return Sequences(inputs, 2 * bits[first, rows] + bits[second, rows])
 
 
-def batches(sequences: Sequences, size: int, generator: Generator) -> Iterator[Sequences]:
-    """Batches without end, epoch after epoch.
-
-    As in the authors' code a batch always holds the same sequences; only the order of the batches
-    changes.
-
-    Args:
-        sequences: Whole batches.
-        size: Sequences of a batch.
-        generator: Source of the order.
-    """
-    inputs = sequences.inputs.split(size, dim=1)
-    labels = sequences.labels.split(size)
-    while True:
-        for k in torch.randperm(len(labels), generator=generator).tolist():
-            yield Sequences(inputs[k], labels[k])
-
-
 class TemporalOrderNet(nn.Module):
     """An LSTM whose last h is read out linearly.
 
@@ -104,21 +87,8 @@ class TemporalOrderNet(nn.Module):
         return self.readout(h_n[-1])
 
 
-def recurrent_dropout(spec: Dropout) -> recdrop.RecurrentDropout:
-    """The library's own spec of a run's.
-
-    The library warns of inverted dropout on the memory, whose growth is the very thing that those
-    cells of the table show; so this one warning is not repeated here.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="site='state' with rescale='train'")
-        return recdrop.RecurrentDropout(
-            spec.rate, site=spec.site, sampling=spec.sampling, rescale=spec.rescale
-        )
-
-
 @torch.no_grad()
-def initialise(net: TemporalOrderNet, model: Model, generator: Generator) -> None:
+def initialise(net: TemporalOrderNet, model: TemporalOrderModel, generator: Generator) -> None:
     """Uniform start of everything, biases included, as in the authors' code.
 
     torch's LSTM adds two biases where Eq. 4 has one: ``bias_ih`` is drawn, ``bias_hh`` is zero.
@@ -136,9 +106,82 @@ def initialise(net: TemporalOrderNet, model: Model, generator: Generator) -> Non
     nn.init.zeros_(net.lstm.get_parameter("bias_hh_l0"))
 
 
+class TemporalOrderTask:
+    """The net and its sequences; a `recdrop.lab.tasks.task.Task`.
+
+    As in the authors' code a batch always holds the same sequences; only the order of the batches
+    changes from epoch to epoch.
+
+    Args:
+        run: What to train.
+        rank: Of this process.
+        size: Number of processes; each takes its share of every batch.
+
+    Raises:
+        BadInput: A batch cannot be shared equally.
+    """
+
+    watched = "test"
+    higher_is_better = True
+
+    def __init__(self, run: TemporalOrderRun, rank: int = 0, size: int = 1) -> None:
+        data = run.data
+        if data.batch % size:
+            raise BadInput(
+                f"data.batch: {data.batch} sequences cannot be shared by {size} processes"
+            )
+        self.net = TemporalOrderNet(run.model.hidden, run.model.recurrent_dropout)
+        initialise(self.net, run.model, stream(run.seed, "start"))
+        self.train_set = generate(data, data.train, stream(run.seed, "train set"))
+        self.test_set = generate(data, data.test, stream(run.seed, "test set"))
+        self.steps = data.train // data.batch
+        self._seed = run.seed
+        self._share = slice(rank * data.batch // size, (rank + 1) * data.batch // size)
+        self._inputs = self.train_set.inputs.split(data.batch, dim=1)
+        self._labels = self.train_set.labels.split(data.batch)
+        self._order: list[int] = []
+
+    def begin(self, epoch: int) -> None:
+        """Shuffle the batches."""
+        order = torch.randperm(self.steps, generator=stream(self._seed, f"order {epoch}"))
+        self._order = order.tolist()
+
+    def part(self, step: int) -> Part:
+        """One batch; the objective is its mean cross entropy."""
+        k = self._order[step]
+        labels = self._labels[k][self._share]
+        logits = self.net(self._inputs[k][:, self._share])
+        loss = nn.functional.cross_entropy(logits, labels)
+        right = int((logits.argmax(1) == labels).sum())
+        return Part(loss, loss.detach() * len(labels), len(labels), right)
+
+    def score(self, nats: float, count: int, right: int) -> float:
+        """Accuracy."""
+        return right / count
+
+    def look(self) -> Measured:
+        """Loss and accuracy on the test set."""
+        return measure(self.net, self.test_set, masks=False)
+
+    def conclude(self) -> dict[str, float]:
+        """Accuracies on both sets, the deterministic net's and, where told, with masks on."""
+        return {
+            "test": self.look().score,
+            "train_deterministic": measure(self.net, self.train_set, masks=False).score,
+            "test_masked": measure(self.net, self.test_set, masks=True).score,
+        }
+
+    def carried(self) -> dict[str, Tensor]:
+        """Nothing: every sequence starts from zero."""
+        return {}
+
+    def carry(self, tensors: dict[str, Tensor]) -> None:
+        """Nothing."""
+
+
 @torch.no_grad()
-def accuracy(net: TemporalOrderNet, sequences: Sequences, *, masks: bool) -> float:
-    """Share of sequences whose class is right.
+def measure(net: TemporalOrderNet, sequences: Sequences, *, masks: bool) -> Measured:
+    """Mean cross entropy in nats, and the share of sequences whose class is right.
 
     Args:
         net: Left in the mode it was in.
@@ -147,13 +190,16 @@ def accuracy(net: TemporalOrderNet, sequences: Sequences, *, masks: bool) -> flo
     """
     was_training = net.training
     net.train(masks)
+    nats, right = 0.0, 0
     try:
-        parts = zip(
+        for inputs, labels in zip(
             sequences.inputs.split(_EVALUATION_BATCH, dim=1),
             sequences.labels.split(_EVALUATION_BATCH),
             strict=True,
-        )
-        right = sum(int((net(x).argmax(1) == y).sum()) for x, y in parts)
+        ):
+            logits = net(inputs)
+            nats += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            right += int((logits.argmax(1) == labels).sum())
     finally:
         net.train(was_training)
-    return right / len(sequences.labels)
+    return Measured(nats / len(sequences.labels), right / len(sequences.labels))

@@ -1,0 +1,199 @@
+"""Checkpoints: whole or absent, and known to be intact before they are used.
+
+``checkpoints/step-000000829`` holds ``weights.safetensors`` (the net), ``state.safetensors`` (all
+else that is made of tensors), ``progress.json`` and, written last, ``manifest.json`` with the size
+and SHA-256 of the three: a flipped bit passes unnoticed through safetensors, but not through that.
+A folder is written under another name, flushed to the disk and renamed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from recdrop.lab.config import Count, Record, faults
+from recdrop.lab.errors import BadInput
+from recdrop.lab.records import Progress
+from recdrop.lab.storage import flush_folder, storage
+
+Tensors = dict[str, Tensor]
+
+_WEIGHTS, _STATE, _PROGRESS, _MANIFEST = (
+    "weights.safetensors",
+    "state.safetensors",
+    "progress.json",
+    "manifest.json",
+)
+_KEPT = 2  # newest: where one is damaged, the other serves
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was written; the message names the file."""
+
+
+class Checkpoint(NamedTuple):
+    """One checkpoint in memory.
+
+    Attributes:
+        weights: Of the net.
+        state: Everything else made of tensors.
+        progress: Where training was.
+    """
+
+    weights: Tensors
+    state: Tensors
+    progress: Progress
+
+
+class _File(Record):
+    bytes: int
+    sha256: str
+
+
+class _Manifest(Record):
+    schema_version: Count
+    files: dict[str, _File]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: The run's folder.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.folder = directory / "checkpoints"
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write one and remove those that nothing needs any more.
+
+        Raises:
+            StorageFailed: The system refused; what had been there still is.
+        """
+        update = checkpoint.progress.update
+        contents = {
+            _WEIGHTS: safetensors.torch.save(checkpoint.weights),
+            _STATE: safetensors.torch.save(checkpoint.state),
+            _PROGRESS: checkpoint.progress.model_dump_json(indent=2).encode(),
+        }
+        files = {
+            name: _File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+            for name, content in contents.items()
+        }
+        manifest = _Manifest(schema_version=1, files=files).model_dump_json(indent=2)
+        contents[_MANIFEST] = manifest.encode()
+        target = self._at(update)
+        temporary = target.with_suffix(".tmp")
+        with storage(target, needed=sum(map(len, contents.values()))):
+            self.folder.mkdir(exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            for name, content in contents.items():
+                with (temporary / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            flush_folder(temporary)
+            self._remove(target)  # after a crash behind its last update
+            temporary.rename(target)
+            flush_folder(self.folder)
+            self._prune({checkpoint.progress.best_update})
+
+    def newest(self, *, clean: bool) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that is intact together with the best one that it builds on.
+
+        Args:
+            clean: Whether to remove damaged ones and what interrupted writes left, which only the
+                process that holds the run's lock may.
+
+        Returns:
+            The checkpoint, if there is any, and what was wrong with newer ones, one line each.
+
+        Raises:
+            StorageFailed: The system refused to read.
+        """
+        told: list[str] = []
+        with storage(self.folder):
+            for leftover in self.folder.glob("*.tmp") if clean else ():
+                shutil.rmtree(leftover)
+        for update in sorted(self._updates(), reverse=True):
+            try:
+                checkpoint = self.load(update)
+                best = checkpoint.progress.best_update
+                if best is not None and best != update:
+                    self.load(best)
+            except Damaged as error:
+                told.append(str(error))
+                with storage(self.folder):
+                    if clean:
+                        self._remove(self._at(update))
+                continue
+            return checkpoint, told
+        return None, told
+
+    def load(self, update: int) -> Checkpoint:
+        """A checkpoint, checked.
+
+        Raises:
+            Damaged: It is not there whole.
+            BadInput: A newer recdrop wrote it.
+            StorageFailed: The system refused to read.
+        """
+        folder = self._at(update)
+        try:
+            manifest = _Manifest.model_validate_json(_read(folder / _MANIFEST))
+            if manifest.schema_version != 1:
+                raise BadInput(
+                    f"{folder}: written by a newer recdrop (schema {manifest.schema_version}, "
+                    "this one knows 1); go on with that one"
+                )
+            contents = {name: _read(folder / name) for name in (_WEIGHTS, _STATE, _PROGRESS)}
+            for name, content in contents.items():
+                told = manifest.files.get(name)
+                if told is None or told.sha256 != hashlib.sha256(content).hexdigest():
+                    raise Damaged(f"{folder / name}: its SHA-256 is not the manifest's")
+            return Checkpoint(
+                safetensors.torch.load(contents[_WEIGHTS]),
+                safetensors.torch.load(contents[_STATE]),
+                Progress.model_validate_json(contents[_PROGRESS]),
+            )
+        except ValidationError as error:
+            raise Damaged(f"{folder}: {'; '.join(faults(error))}") from None
+        except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise Damaged(f"{folder}: {error}") from None
+
+    def _at(self, update: int) -> Path:
+        return self.folder / f"step-{update:09d}"
+
+    def _updates(self) -> Iterator[int]:
+        with storage(self.folder):
+            names = [path.name for path in self.folder.glob("step-*")]
+        return (int(name[5:]) for name in names if name[5:].isdecimal())
+
+    def _prune(self, needed: Collection[int | None]) -> None:
+        newest = sorted(self._updates(), reverse=True)
+        for update in newest[_KEPT:]:
+            if update not in needed:
+                self._remove(self._at(update))
+
+    def _remove(self, folder: Path) -> None:
+        if folder.exists():
+            gone = folder.rename(folder.with_suffix(".old.tmp"))
+            shutil.rmtree(gone)
+
+
+def _read(path: Path) -> bytes:
+    with storage(path):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise Damaged(f"{path}: it is missing") from None

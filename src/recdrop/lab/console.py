@@ -1,0 +1,19 @@
+"""Where the commands speak."""
+
+from rich.console import Console
+
+
+def console() -> Console:
+    """Standard output; a file or a pipe, which has no width, gets that of the widest table."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=120)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a text as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print to standard error what went wrong."""
+    say(Console(stderr=True), f"recdrop: {text}")

@@ -1,0 +1,335 @@
+"""What the paper says of Tables 1 to 3, held against its own numbers and against ours.
+
+Each claim is judged on scores alone, so that the same few lines judge both. Quoted are the paper's
+words; where it only shows a table, the claim is what the table shows.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from recdrop.lab.paper.grid import AnyTable, TableName, number
+from recdrop.lab.paper.language_models import RATES, SAMPLINGS, SCHEMES
+
+Scores = Mapping[str, Mapping[str, float]]
+
+MASTERED = 0.99  # ours; chance is 0.25, and nothing in Table 1 lies between
+SIMILAR = {"table2": 3.0, "table3": 0.02}  # ours; Figure 2 against Table 2 shows 2 to 3 points
+
+
+class Finding(NamedTuple):
+    """One comparison that a claim rests on.
+
+    Attributes:
+        told: With its numbers.
+        holds: Whether it is so.
+    """
+
+    told: str
+    holds: bool
+
+
+class Verdict(NamedTuple):
+    """What became of a claim.
+
+    Attributes:
+        holds: None where scores are missing.
+        told: The comparisons, or which cells were not run.
+    """
+
+    holds: bool | None
+    told: str
+
+
+class Sight:
+    """Scores as a claim sees them; what is missing is remembered.
+
+    Args:
+        table: How scores are told.
+        scores: By cell and measure.
+        measure: The one that is looked at.
+    """
+
+    def __init__(self, table: AnyTable, scores: Scores, measure: str) -> None:
+        self._table, self._scores, self._measure = table, scores, measure
+        self.missing: list[str] = []
+
+    def of(self, cell: str, measure: str | None = None) -> float:
+        """A score; NaN, and remembered, where there is none."""
+        score = self._scores.get(cell, {}).get(measure or self._measure)
+        if score is None and cell not in self.missing:
+            self.missing.append(cell)
+        return math.nan if score is None else score
+
+    def least(self, cells: Iterable[str]) -> float:
+        """The best of several, which all have to be there."""
+        return min([self.of(cell) for cell in cells])
+
+    def below(self, left: float, right: float, *, equal: bool = False) -> Finding:
+        """Whether left is less than right, or no more."""
+        holds = left <= right if equal else left < right
+        sign = ("≤" if equal else "<") if holds else (">" if equal else "≥")
+        return Finding(f"{self._table.told(left)} {sign} {self._table.told(right)}", holds)
+
+    def near(self, left: float, right: float, margin: float) -> Finding:
+        """Whether two scores are within a margin, its edge included."""
+        told = f"{self._table.told(left)}, {self._table.told(right)}"
+        return Finding(told, round(abs(left - right), 9) <= margin)
+
+    def mastered(self, cell: str, measure: str, wanted: bool = True) -> Finding:
+        """Whether an accuracy is that of a solved task, or whether it is not."""
+        score = self.of(cell, measure)
+        told = f"{cell} {measure} {self._table.told(score) if score == score else '-'}"
+        return Finding(told, (score >= MASTERED) is wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        table: Where its numbers stand.
+        text: The paper's words in quotation marks, and what they are said of.
+        reading: How it is judged.
+        check: The comparisons.
+        enough: Whether all of them must hold, or any.
+        measure: Which score is compared.
+    """
+
+    table: TableName
+    text: str
+    reading: str
+    check: Callable[[Sight], list[Finding]]
+    enough: Callable[[Iterable[bool]], bool] = all
+    measure: str = "valid"
+
+
+def judge(claim: Claim, table: AnyTable, scores: Scores) -> Verdict:
+    """Whether a claim holds on some scores.
+
+    Args:
+        claim: The claim.
+        table: Its table.
+        scores: By cell and measure; one that misses a cell of the claim leaves it open.
+    """
+    sight = Sight(table, scores, claim.measure)
+    findings = claim.check(sight)
+    if sight.missing:
+        shown = sight.missing[:3]
+        rest = len(sight.missing) - len(shown)
+        return Verdict(None, f"not run: {', '.join(shown)}{f' and {rest} more' if rest else ''}")
+    told = "; ".join(finding.told for finding in findings)
+    return Verdict(claim.enough(finding.holds for finding in findings), told)
+
+
+def printed_scores(table: AnyTable) -> dict[str, dict[str, float]]:
+    """The paper's own numbers of a table."""
+    return {
+        cell.name: {key: number(text) for key, text in table.printed(cell).items()}
+        for cell in table.cells([])
+    }
+
+
+def _names(scheme: str, forward: bool) -> list[str]:
+    """The four cells of a scheme in one half of Tables 2 and 3, per step first."""
+    end = "-forward" if forward else ""
+    return [f"{scheme}-{how}-{100 * rate:g}{end}" for how in SAMPLINGS for rate in RATES]
+
+
+def _step_beats_sequence(scheme: str, *halves: bool, equal: bool = False):
+    def check(see: Sight) -> list[Finding]:
+        found = []
+        for half in halves:
+            step, sequence = _names(scheme, half)[:2], _names(scheme, half)[2:]
+            for one, other in zip(step, sequence, strict=True):
+                found.append(see.below(see.of(one), see.of(other), equal=equal))
+        return found
+
+    return check
+
+
+def _similar(table: str, half: bool):
+    def check(see: Sight) -> list[Finding]:
+        names = _names("ours", half)
+        pairs = zip(names[:2], names[2:], strict=True)
+        return [see.near(see.of(a), see.of(b), SIMILAR[table]) for a, b in pairs]
+
+    return check
+
+
+def _ours_cell_by_cell(half: bool):
+    def check(see: Sight) -> list[Finding]:
+        rivals = zip(_names("moon", half), _names("gal", half), strict=True)
+        return [
+            see.below(see.of(mine), see.least(others))
+            for mine, others in zip(_names("ours", half), rivals, strict=True)
+        ]
+
+    return check
+
+
+def _ours_best_cell(see: Sight) -> list[Finding]:
+    best = {s: see.least(n for half in (False, True) for n in _names(s, half)) for s in SCHEMES}
+    return [see.below(best["ours"], min(best["moon"], best["gal"]))]
+
+
+def _forward_beats_recurrent(see: Sight) -> list[Finding]:
+    recurrent = see.least(name for scheme in SCHEMES for name in _names(scheme, False))
+    return [see.below(see.of("none-forward"), recurrent)]
+
+
+def _thirty_points(see: Sight) -> list[Finding]:
+    found = []
+    for half in (False, True):
+        for ours, moon in zip(_names("ours", half), _names("moon", half), strict=True):
+            gap = see.of(moon) - see.of(ours)
+            found.append((gap, Finding(f"{see.of(moon):.1f} - {see.of(ours):.1f}", gap > 30)))
+    widest = sorted(found, key=lambda pair: -pair[0])[:2]
+    return [finding for _, finding in widest]
+
+
+def _only_one_that_improves(see: Sight) -> list[Finding]:
+    baseline = see.of("none-forward")
+    others = [see.below(baseline, see.least(_names(s, True)), equal=True) for s in ("moon", "gal")]
+    return [see.below(see.least(_names("ours", True)), baseline), *others]
+
+
+def _bold_is_best(see: Sight) -> list[Finding]:
+    *others, bold = _names("ours", False)
+    return [see.below(see.of(bold), see.least(others))]
+
+
+def _moon_per_step(see: Sight) -> list[Finding]:
+    return [
+        see.mastered("moon-step-short", "train"),
+        see.mastered("moon-step-medium", "train", wanted=False),
+    ]
+
+
+def _moon_per_sequence(see: Sight) -> list[Finding]:
+    names = ("moon-sequence-short", "moon-sequence-medium")
+    trained = [see.mastered(name, "train") for name in names]
+    return trained + [see.mastered(name, "test", wanted=False) for name in names]
+
+
+def _others_solve_it(see: Sight) -> list[Finding]:
+    names = [f"{s}-{how}" for s in ("gal", "ours") for how in SAMPLINGS]
+    return [
+        see.mastered(f"{name}-{span}", "test") for name in names for span in ("short", "medium")
+    ]
+
+
+_STEP_MOON = "“per-step is better when dropping the hidden state directly” (Moon)"
+_BETTER = "“our approach shows better results than the alternatives”"
+_SIMILAR_TEXT = "per-step and per-sequence are “similar” for this paper's dropout"
+_AT_LEAST = "“per-step at least as good and often better” (this paper's dropout)"
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "table1",
+        "Moon per step learns short sequences and fails on medium ones",
+        "training accuracy of 99% or not",
+        _moon_per_step,
+    ),
+    Claim(
+        "table1",
+        "Moon per sequence trains, and fails in the test",
+        "training and test accuracy of 99% or not",
+        _moon_per_sequence,
+    ),
+    Claim(
+        "table1",
+        "Gal and this paper solve both lengths with either sampling",
+        "test accuracy of 99%",
+        _others_solve_it,
+    ),
+    Claim(
+        "table2",
+        f"{_STEP_MOON}, without forward dropout",
+        "per step below per sequence at both rates",
+        _step_beats_sequence("moon", False),
+    ),
+    Claim(
+        "table2",
+        f"{_STEP_MOON}, with forward dropout",
+        "per step below per sequence at both rates",
+        _step_beats_sequence("moon", True),
+    ),
+    Claim(
+        "table2",
+        "“forward dropout yields better results than any of the three recurrent dropouts”",
+        "forward dropout alone below the best recurrent dropout alone",
+        _forward_beats_recurrent,
+    ),
+    Claim(
+        "table2",
+        "this paper's dropout beats Moon by more than 30 points",
+        "in any cell; the two widest gaps",
+        _thirty_points,
+        enough=any,
+    ),
+    Claim("table2", f"{_BETTER}: best cell", "best cell below theirs", _ours_best_cell),
+    Claim(
+        "table2",
+        f"{_BETTER}: without forward dropout",
+        "cell by cell below the better of Moon and Gal",
+        _ours_cell_by_cell(False),
+    ),
+    Claim(
+        "table2",
+        f"{_BETTER}: with forward dropout",
+        "cell by cell below the better of Moon and Gal",
+        _ours_cell_by_cell(True),
+    ),
+    Claim(
+        "table2",
+        f"{_SIMILAR_TEXT}, without forward dropout",
+        f"within {SIMILAR['table2']:g} points at both rates",
+        _similar("table2", False),
+    ),
+    Claim(
+        "table2",
+        f"{_SIMILAR_TEXT}, with forward dropout",
+        f"within {SIMILAR['table2']:g} points at both rates",
+        _similar("table2", True),
+    ),
+    Claim(
+        "table2",
+        f"{_AT_LEAST}: words",
+        "test, per step no more than per sequence in each pair",
+        _step_beats_sequence("ours", False, True, equal=True),
+        measure="test",
+    ),
+    Claim(
+        "table2",
+        "bold: 0.5 per sequence is this paper's best without forward dropout",
+        "below the other three by validation (it is bold by its test)",
+        _bold_is_best,
+    ),
+    Claim(
+        "table3",
+        "“our approach is the only one that improves over LSTM with forward dropout”",
+        "its best cell below forward dropout alone, Moon's and Gal's best not",
+        _only_one_that_improves,
+    ),
+    Claim(
+        "table3",
+        f"{_SIMILAR_TEXT}, without forward dropout",
+        f"within {SIMILAR['table3']:g} bits at both rates",
+        _similar("table3", False),
+    ),
+    Claim(
+        "table3",
+        f"{_SIMILAR_TEXT}, with forward dropout",
+        f"within {SIMILAR['table3']:g} bits at both rates",
+        _similar("table3", True),
+    ),
+    Claim(
+        "table3",
+        f"{_AT_LEAST}: characters",
+        "test, per step no more than per sequence in each pair",
+        _step_beats_sequence("ours", False, True, equal=True),
+        measure="test",
+    ),
+)

@@ -1,0 +1,264 @@
+"""What lies in the run folders below a folder, sorted into the paper's tables. Never trains."""
+
+import os
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recdrop.lab.config import Run, Scale, differences
+from recdrop.lab.errors import BadInput, StorageFailed
+from recdrop.lab.paper import figure2, table1, table2, table3
+from recdrop.lab.paper.grid import AnyTable, Cell
+from recdrop.lab.records import Failure, Result, Row
+from recdrop.lab.runs import read_environment, read_record, read_rows, read_run
+
+TABLES: tuple[AnyTable, ...] = (table1.TABLE, table2.TABLE, figure2.TABLE, table3.TABLE)
+SCALES: tuple[Scale, ...] = ("paper", "tenth", "quick")
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What lies in one run folder.
+
+    Attributes:
+        place: The folder, as seen from where the reading started.
+        run: What was asked.
+        rows: Metrics, oldest first.
+        result: What came out; None if it was not trained to the end.
+        failure: Why it never will be.
+        environment: What it ran on.
+    """
+
+    place: str
+    run: Run
+    rows: list[Row]
+    result: Result | None
+    failure: Failure | None
+    environment: dict[str, str | int] | None
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``unfinished``, or what went wrong."""
+        if self.result is not None:
+            return "finished"
+        return self.failure.kind if self.failure else "unfinished"
+
+    @property
+    def epoch_updates(self) -> int | None:
+        """Updates of an epoch, from the first look, which ends one; None before any."""
+        looks = (row for row in self.rows if row.split != "train")
+        return next((row.update // row.epoch for row in looks), None)
+
+    def updates_to(self, score: float) -> int | None:
+        """Updates until a row of training metrics reached a score; None if none did."""
+        trained = (row for row in self.rows if row.split == "train")
+        return next((row.update for row in trained if row.score >= score), None)
+
+
+@dataclass(frozen=True, slots=True)
+class CellReport:
+    """A cell of a grid and its runs, by seed; none at all if it was not run."""
+
+    cell: Cell
+    runs: tuple[RunReport, ...]
+
+    @property
+    def finished(self) -> list[Result]:
+        """The results there are."""
+        return [one.result for one in self.runs if one.result is not None]
+
+    @property
+    def status(self) -> str:
+        """``finished`` if any run is, else what is known in words."""
+        told = sorted({one.status for one in self.runs})
+        if "finished" in told:
+            return "finished"
+        return ", ".join(told) if told else "not run"
+
+    def scores(self, measure: str) -> list[float]:
+        """One score of every finished run that has it."""
+        found = [result.outcome.scores.get(measure) for result in self.finished]
+        return [score for score in found if score is not None]
+
+    def mean(self, measure: str) -> float | None:
+        """Mean over the finished runs; None where there is none."""
+        scores = self.scores(measure)
+        return statistics.fmean(scores) if scores else None
+
+    def deviation(self, measure: str) -> float | None:
+        """Standard deviation over seeds (n - 1); None for fewer than two."""
+        scores = self.scores(measure)
+        return statistics.stdev(scores) if len(scores) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class TableReport:
+    """A table of the paper at one scale.
+
+    Attributes:
+        table: The table.
+        scale: Of all these runs.
+        cells: The whole grid.
+    """
+
+    table: AnyTable
+    scale: Scale
+    cells: tuple[CellReport, ...]
+
+    @property
+    def runs(self) -> list[RunReport]:
+        """All of them."""
+        return [one for cell in self.cells for one in cell.runs]
+
+    @property
+    def key(self) -> str:
+        """Such as ``table2-tenth``: names pictures and places in the page."""
+        return f"{self.table.key}-{self.scale}"
+
+    @property
+    def warning(self) -> str | None:
+        """What has to be said wherever numbers of this scale are shown; None at the paper's."""
+        other = f"{self.scale} scale, not the paper's protocol"
+        return None if self.scale == "paper" else self.table.scales.get(self.scale, other)
+
+    def blocks(self) -> dict[str, list[CellReport]]:
+        """The cells by block of the table, in its order."""
+        found: dict[str, list[CellReport]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.cell.block, []).append(cell)
+        return found
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Mean scores by cell and measure, of what was run."""
+        return {
+            one.cell.name: {
+                measure: mean
+                for measure in self.table.measures
+                if (mean := one.mean(measure)) is not None
+            }
+            for one in self.cells
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that was found.
+
+    Attributes:
+        tables: In the paper's order, each at each scale that was run.
+        others: Runs that belong to no cell of a table.
+        unread: What could not be read, each in a sentence.
+    """
+
+    tables: tuple[TableReport, ...]
+    others: tuple[RunReport, ...]
+    unread: tuple[str, ...]
+
+    @property
+    def runs(self) -> list[RunReport]:
+        """All of them."""
+        return [*(one for table in self.tables for one in table.runs), *self.others]
+
+
+def gather(folder: Path) -> Report:
+    """Read every run folder below a folder, itself included.
+
+    A folder that cannot be read is told in the report and leaves the others alone.
+
+    Args:
+        folder: Any; a folder below it is a run's if it has a ``config.json``.
+
+    Raises:
+        BadInput: There is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    runs, unread = [], []
+    for directory in _run_folders(folder):
+        place = os.path.relpath(directory, folder)
+        try:
+            runs += _read(directory, place)
+        except StorageFailed as error:
+            unread.append(f"{place}: {error}")
+    if not runs and not unread:
+        raise BadInput(
+            f"{folder}: no run in it. Expected folders with a config.json, which recdrop train and "
+            "recdrop reproduce make"
+        )
+    return _sorted(runs, unread)
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    for place, below, names in os.walk(folder):
+        if "config.json" in names:
+            below.clear()  # a run keeps its own folders, checkpoints for one
+            yield Path(place)
+        below.sort()
+
+
+def _read(directory: Path, place: str) -> Iterable[RunReport]:
+    run = read_run(directory)
+    if run is None:
+        return []
+    return [
+        RunReport(
+            place,
+            run,
+            read_rows(directory),
+            read_record(directory / "result.json", Result),
+            read_record(directory / "failed.json", Failure),
+            read_environment(directory),
+        )
+    ]
+
+
+def _sorted(runs: Sequence[RunReport], unread: list[str]) -> Report:
+    tables, taken = [], set()
+    for table in TABLES:
+        for scale in SCALES:
+            found = [one for one in runs if (one.run.table, one.run.scale) == (table.key, scale)]
+            if not found:
+                continue
+            cells = []
+            for cell in table.cells([one.run for one in found]):
+                mine = [one for one in found if one.run.name == cell.name]
+                taken |= {one.place for one in mine}
+                cells.append(CellReport(cell, _once(mine, unread)))
+            if any(cell.runs for cell in cells):
+                tables.append(TableReport(table, scale, tuple(cells)))
+    others = tuple(one for one in runs if one.place not in taken)
+    return Report(tuple(tables), others, tuple(unread))
+
+
+def _once(runs: Iterable[RunReport], unread: list[str]) -> tuple[RunReport, ...]:
+    """Each seed once: of several folders the first that is finished, or else the first."""
+    chosen: dict[int, RunReport] = {}
+    for one in sorted(runs, key=lambda one: (one.result is None, one.place)):
+        if one.run.seed in chosen:
+            kept = chosen[one.run.seed].place
+            unread.append(f"{one.place}: left out, {kept} is the same cell with the same seed")
+        else:
+            chosen[one.run.seed] = one
+    return tuple(chosen[seed] for seed in sorted(chosen))
+
+
+def deviations(table: TableReport, cell: Cell, one: RunReport) -> list[str]:
+    """How a run differs from its cell's protocol, one line for each setting; its length aside."""
+    return [
+        line.replace("stored", "protocol", 1).replace("asked", "here", 1)
+        for line in differences(_protocol(table, cell, one), one.run)
+        if not line.startswith("schedule.epochs:")
+    ]
+
+
+def stopped(table: TableReport, cell: Cell, one: RunReport) -> str | None:
+    """``stopped at N updates`` where a run had fewer epochs than its protocol and used them up."""
+    if one.result is None or one.result.outcome.stopped_by != "epochs":
+        return None
+    short = one.run.schedule.epochs < _protocol(table, cell, one).schedule.epochs
+    return f"stopped at {one.result.outcome.updates:,} updates" if short else None
+
+
+def _protocol(table: TableReport, cell: Cell, one: RunReport) -> Run:
+    return table.table.run(cell, table.scale).model_copy(update={"seed": one.run.seed})

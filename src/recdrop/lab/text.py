@@ -1,0 +1,538 @@
+r"""Texts as ids: files, vocabularies, prompts, printing.
+
+What a file must be, and how it is read:
+
+* UTF-8. A byte order mark at the start is dropped. Bad UTF-8 and NUL are refused with their line.
+  Line ends are ``\n``, ``\r\n`` or ``\r``; all are read as ``\n``.
+* A file with nothing but blanks is refused. A line may be of any length.
+* **Words** are the pieces between blanks (whatever Unicode calls a blank). Each line is ended by
+  one ``<eos>``, the last one also where its line end is missing; a blank line is a lone ``<eos>``.
+  Blanks after the last line end are no line (Mikolov's character files have some).
+* A word ``<eos>`` in a text is that same symbol, and ends a line; a line that has one at its end
+  gets no second. A word ``<unk>`` is the unknown symbol.
+* **Spaced** characters, as in Mikolov's character files (``t h e _ c a t``), are words; only
+  prompts and printing differ: ``_`` is shown as a blank, the blanks between mean nothing.
+* **Characters** are the code points, ``\n`` among them; nothing is added.
+* The vocabulary is that of the whole training text, by falling count, then by first appearance.
+  ``<eos>`` and ``<unk>`` stay, however rare. An ``<unk>`` that is wanted and not in the text comes
+  last.
+* Without an ``<unk>``, a file with a symbol that the vocabulary lacks is refused with its line.
+  With one, a file is refused if everything in it is unknown (blanks do not count): it is surely
+  the wrong file.
+* One file alone is split: the last 20th is the test set, the 20th before it the validation set,
+  counted in lines where it is words, else in characters. No part may be blank.
+"""
+
+import codecs
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, ValidationError
+from torch import Tensor
+
+from recdrop.lab.config import Record, TaskName, TextData, faults
+from recdrop.lab.errors import BadInput
+from recdrop.lab.storage import storage
+
+Splitting = Literal["words", "spaced", "characters"]
+EOS = "<eos>"
+UNKNOWN = "<unk>"
+
+_SCHEMA = 1
+_LINE_END = "\0"  # while a file is read: cannot be in it, for NUL is refused
+_BLOCK = 1 << 20  # bytes decoded at a time, so that a text is never whole in memory as strings
+_LOOKED_AT = 1_000  # words that "auto" goes by, see TextData
+
+
+# --------------------------------------------------------------------------------- the vocabulary
+
+
+def _readable(schema: int) -> int:
+    if schema > _SCHEMA:
+        raise ValueError(f"{schema} is of a newer recdrop, this one reads up to {_SCHEMA}")
+    return schema
+
+
+class _Stored(Record):
+    version: Annotated[int, AfterValidator(_readable), Field(alias="schema", ge=1)]
+    splitting: Splitting
+    closed: bool
+    symbols: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The symbols of a text; the id of each is its place.
+
+    Attributes:
+        symbols: All different.
+        splitting: How a text becomes symbols: ``"words"``, ``"spaced"`` or ``"characters"``.
+        closed: Symbols that it lacks are refused, even if the text itself has an ``<unk>``.
+
+    Example:
+        >>> vocabulary = Vocabulary(("the", "<eos>", "cat", "<unk>"))
+        >>> vocabulary.encode(["the", "dog", "<eos>"])
+        [0, 3, 1]
+    """
+
+    symbols: tuple[str, ...]
+    splitting: Splitting = "words"
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.ids) < len(self.symbols):
+            twice = next(s for i, s in enumerate(self.symbols) if self.ids[s] != i)
+            raise ValueError(f"the symbol {_shown(twice)} is there twice")
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each symbol."""
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    @property
+    def eos(self) -> int | None:
+        """Id of ``<eos>``; None where line ends are characters."""
+        return None if self.splitting == "characters" else self.ids.get(EOS)
+
+    @property
+    def start(self) -> int | None:
+        """Id of what a text begins after: ``<eos>``, or the line feed of characters, if any."""
+        return self.ids.get("\n") if self.splitting == "characters" else self.ids.get(EOS)
+
+    @property
+    def unknown(self) -> int | None:
+        """Id of what stands for every symbol that is not here; None: such are refused."""
+        return None if self.closed else self.ids.get(UNKNOWN)
+
+    def encode(self, symbols: Iterable[str]) -> list[int]:
+        """The ids of symbols.
+
+        Raises:
+            BadInput: One is not here and there is no ``<unk>`` for it.
+        """
+        ids = []
+        for symbol in symbols:
+            known = self.ids.get(symbol, self.unknown)
+            if known is None:
+                raise BadInput(f"{_shown(symbol)} is not in the vocabulary, which has no {UNKNOWN}")
+            ids.append(known)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The symbols of ids."""
+        return [self.symbols[i] for i in ids]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of `to_json`, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The content of a vocabulary file, one symbol a line."""
+        head = {"schema": _SCHEMA, "splitting": self.splitting, "closed": self.closed}
+        return json.dumps(head | {"symbols": self.symbols}, ensure_ascii=False, indent=0) + "\n"
+
+    @classmethod
+    def from_json(cls, content: str | bytes, name: Path | str) -> "Vocabulary":
+        """A vocabulary from `to_json`'s text.
+
+        Args:
+            content: The text, or its UTF-8.
+            name: The file that it came from, for messages.
+
+        Raises:
+            BadInput: It is none; every fault is told.
+        """
+        try:
+            stored = _Stored.model_validate_json(content)
+            return cls(stored.symbols, stored.splitting, stored.closed)
+        except ValidationError as error:
+            told = "; ".join(faults(error))
+        except ValueError as error:
+            told = str(error)
+        raise BadInput(f"{name} is not a vocabulary: {told}")
+
+
+def encode_line(text: str, vocabulary: Vocabulary) -> list[int]:
+    """The ids of a prompt; no ``<eos>`` is added, but a line break in it is one.
+
+    Args:
+        text: Any; in spaced characters each run of blanks is one ``_``.
+        vocabulary: The run's.
+
+    Raises:
+        BadInput: It has a symbol that the vocabulary lacks, without an ``<unk>`` for it.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if vocabulary.splitting == "words":
+        return vocabulary.encode(text.replace("\n", f" {EOS} ").split())
+    if vocabulary.splitting == "spaced":
+        text = re.sub(r"[^\S\n]+", "_", text)
+        return vocabulary.encode(EOS if char == "\n" else char for char in text)
+    return vocabulary.encode(text)
+
+
+def decode_text(ids: Iterable[int], vocabulary: Vocabulary) -> str:
+    """Ids as they are printed: ``<eos>`` is a line break, words have blanks between them."""
+    ends = vocabulary.eos
+    symbols = ["\n" if i == ends else vocabulary.symbols[i] for i in ids]
+    if vocabulary.splitting == "words":
+        return " ".join(symbols).replace(" \n", "\n").replace("\n ", "\n")
+    text = "".join(symbols)
+    return text.replace("_", " ") if vocabulary.splitting == "spaced" else text
+
+
+# -------------------------------------------------------------------------------------- the corpus
+
+
+class Source(NamedTuple):
+    """Where a text came from.
+
+    Attributes:
+        name: The file's, without its folder.
+        sha256: Of its bytes, in hexadecimal.
+        tokens: Symbols in it, or in its part where one file was split.
+    """
+
+    name: str
+    sha256: str
+    tokens: int
+
+
+class Corpus(NamedTuple):
+    """A text in three parts.
+
+    Attributes:
+        vocabulary: Of the whole training text.
+        train: int64 [N], the share that is trained on.
+        valid: int64 [N].
+        test: int64 [N].
+        files: The source of each part, by its name.
+    """
+
+    vocabulary: Vocabulary
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    files: dict[str, Source]
+
+    @property
+    def splitting(self) -> Splitting:
+        """How the texts became symbols."""
+        return self.vocabulary.splitting
+
+
+def read_corpus(path: Path, task: TaskName, data: TextData) -> Corpus:
+    """Read a text to train on.
+
+    Args:
+        path: A folder with a training, a validation and a test text, or one file, which is split.
+        task: In a character model ``ptb.char.train.txt`` goes before ``ptb.train.txt``, and
+            ``"auto"`` may mean characters.
+        data: How it is read.
+
+    Raises:
+        BadInput: A file is missing, or refused by the rules above.
+        StorageFailed: The system refused to read.
+    """
+    symbols = "words" if data.symbols == "auto" and task != "char-lm" else data.symbols
+    with storage(path):
+        first, *others = _files(path, task)
+    whole = _read(first, symbols)
+    others = [_read(file, whole.splitting) for file in others]
+    parts = [whole, *others] if others else _split(whole)
+    vocabulary = _vocabulary(parts[0], data)
+    ids = [_encoded(part, vocabulary, alone=bool(others) or not part.start) for part in parts]
+    sources = [Source(part.path.name, part.sha256, len(part.ids)) for part in parts]
+    share = max(1, int(data.share * len(ids[0])))
+    # A copy of the share, so that the rest is let go.
+    train = ids[0][:share].clone() if share < len(ids[0]) else ids[0]
+    return Corpus(
+        vocabulary,
+        train=train,
+        valid=ids[1],
+        test=ids[2],
+        files=dict(zip(("train", "valid", "test"), sources, strict=True)),
+    )
+
+
+def read_text(path: Path, vocabulary: Vocabulary) -> Tensor:
+    """Read another text with the vocabulary of a run.
+
+    Returns:
+        int64 [N].
+
+    Raises:
+        BadInput: It is missing, or refused by the rules above.
+        StorageFailed: The system refused to read.
+    """
+    return _encoded(_read(path, vocabulary.splitting), vocabulary, alone=True)
+
+
+def _files(path: Path, task: TaskName) -> list[Path]:
+    """The three files of a folder, or the one file."""
+    names = ["{}.txt", "ptb.{}.txt", "wiki.{}.tokens"]
+    if task == "char-lm":
+        names.insert(1, "ptb.char.{}.txt")
+    if not path.is_dir():
+        return [path]
+    for name in names:
+        files = [path / name.format(part) for part in ("train", "valid", "test")]
+        if files[0].is_file():
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
+                raise BadInput(
+                    f"{path} has {files[0].name} but not {' and '.join(missing)}; "
+                    "give all three, or the one file alone, and it is split 90/5/5"
+                )
+            return files
+    trains = ", ".join(name.format("train") for name in names)
+    raise BadInput(
+        f"{path} has no training text; looked for {trains}, each with its valid and test. "
+        "The Penn Treebank's are in Mikolov's simple-examples.tgz, folder data; "
+        "a single file of one's own can be given as such"
+    )
+
+
+# --------------------------------------------------------------------------------- reading a file
+
+
+class _File(NamedTuple):
+    """A file's bytes, without byte order mark and with line feeds as line ends."""
+
+    path: Path
+    sha256: str
+    content: bytes
+
+    @classmethod
+    def open(cls, path: Path) -> "_File":
+        with storage(path):
+            if not path.is_file():
+                raise BadInput(f"{path}: no such file; expected a text file in UTF-8")
+            raw = path.read_bytes()
+        content = raw.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        file = cls(path, hashlib.sha256(raw).hexdigest(), content)
+        nul = content.find(b"\0")
+        if nul >= 0:
+            raise file.refused(nul, "NUL is not text; is this a text file, and in UTF-8?")
+        return file
+
+    def refused(self, at: int, why: str) -> BadInput:
+        line = 1 + self.content.count(b"\n", 0, at)
+        byte = at - self.content.rfind(b"\n", 0, at)
+        return BadInput(f"{self.path}:{line}: byte {byte} of the line: {why}")
+
+    def blocks(self) -> Iterator[str]:
+        """The text in pieces, none of them empty."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        size = len(self.content)
+        for start in range(0, size, _BLOCK):
+            stop = min(start + _BLOCK, size)
+            try:
+                block = decoder.decode(self.content[start:stop], final=stop == size)
+            except UnicodeDecodeError as error:  # its object ends where this block does
+                at = stop - len(error.object) + error.start
+                raise self.refused(at, f"not UTF-8 ({error.reason}); save the text so") from None
+            if block:
+                yield block
+
+    def words(self) -> Iterator[list[str]]:
+        """The words in lists; a word `_LINE_END` after every line."""
+        begun, last = "", _LINE_END
+        for block in self.blocks():
+            spread = block.replace("\n", f" {_LINE_END} ")
+            words = (begun + spread).split()
+            begun = "" if spread[-1].isspace() else words.pop()
+            if words:
+                last = words[-1]
+                yield words
+        if begun:
+            yield [begun, _LINE_END]
+        elif last != _LINE_END:
+            yield [_LINE_END]
+
+
+class _Text(NamedTuple):
+    """A file or a part of one, in ids of its own.
+
+    Attributes:
+        path: The file.
+        sha256: Of the whole of it.
+        splitting: How it became symbols.
+        symbols: Of the whole file, by first appearance; not all need be in a part.
+        ids: Whole numbers [N], places in ``symbols``.
+        line_ends: int64; where in the whole file's ids each line ends.
+        start: Where in the whole file's ids this part starts.
+    """
+
+    path: Path
+    sha256: str
+    splitting: Splitting
+    symbols: list[str]
+    ids: NDArray[np.integer]
+    line_ends: NDArray[np.int64]
+    start: int = 0
+
+    def counts(self) -> NDArray[np.int64]:
+        return np.bincount(self.ids, minlength=len(self.symbols))
+
+    def present(self) -> NDArray[np.int64]:
+        """The ids that occur, rising."""
+        return np.flatnonzero(self.counts())
+
+    def line(self, at: int) -> int:
+        """The line of the file, from 1, that this part's id number ``at`` is in."""
+        return 1 + int(np.searchsorted(self.line_ends, self.start + at))
+
+    def not_blank(self, what: str) -> "_Text":
+        symbols = (self.symbols[i] for i in self.present())
+        if all(symbol == EOS or symbol.isspace() for symbol in symbols):
+            raise BadInput(f"{self.path}: {what} is empty or all blank; expected text")
+        return self
+
+
+def _read(path: Path, symbols: Literal[Splitting, "auto"]) -> _Text:
+    file = _File.open(path)
+    splitting = _recognised(file) if symbols == "auto" else symbols
+    read = _read_characters(file) if splitting == "characters" else _read_words(file, splitting)
+    return read.not_blank("the file")
+
+
+def _recognised(file: _File) -> Splitting:
+    words = (word for word in chain.from_iterable(file.words()) if word != _LINE_END)
+    spaced = all(len(word) == 1 for word in islice(words, _LOOKED_AT))
+    return "spaced" if spaced else "characters"
+
+
+def _read_characters(file: _File) -> _Text:
+    symbols: list[str] = []
+    id_of = np.full(0x110000, -1, np.int32)  # by code point
+    blocks = [np.empty(0, np.uint8)]
+    for block in file.blocks():
+        for char in dict.fromkeys(block):
+            if id_of[ord(char)] < 0:
+                id_of[ord(char)] = len(symbols)
+                symbols.append(char)
+        ids = id_of[np.frombuffer(block.encode("utf-32-le"), "<u4")]
+        blocks.append(ids.astype(np.min_scalar_type(len(symbols))))  # a byte each, mostly
+    ids = np.concatenate(blocks)
+    feed = id_of[ord("\n")]
+    line_ends = np.flatnonzero(ids == feed) if feed >= 0 else np.empty(0, np.int64)
+    return _Text(file.path, file.sha256, "characters", symbols, ids, line_ends)
+
+
+def _read_words(file: _File, splitting: Splitting) -> _Text:
+    id_of: defaultdict[str, int] = defaultdict()
+    id_of.default_factory = id_of.__len__  # a new word gets the next id
+    blocks = [np.empty(0, np.int32)]
+    for words in file.words():
+        blocks.append(np.fromiter(map(id_of.__getitem__, words), np.int32, len(words)))
+    ids = np.concatenate(blocks)
+    end, written = id_of[_LINE_END], id_of.get(EOS, -1)
+    symbols = list(id_of)
+    ends = ids == end
+    line_ends = np.flatnonzero(ends)
+    if written >= 0:  # the text's own <eos> is the same symbol; a line's end gets no second
+        kept = ~ends
+        kept[1:] |= ids[:-1] != written
+        kept[0] = True
+        line_ends = np.cumsum(kept)[line_ends] - 1
+        ids = ids[kept]
+        end, other = sorted((end, written))
+        ids[ids == other] = end
+    symbols[end] = EOS
+    return _Text(file.path, file.sha256, splitting, symbols, ids, line_ends)
+
+
+def _split(text: _Text) -> list[_Text]:
+    """A training, a validation and a test part of one file; see the rules above."""
+    if text.splitting == "characters":
+        unit, stops = "characters", range(1, len(text.ids) + 1)
+    else:
+        unit, stops = "lines", np.flatnonzero(text.ids == text.symbols.index(EOS)) + 1
+    held = len(stops) // 20
+    if held == 0:
+        raise BadInput(
+            f"{text.path} has {len(stops)} {unit}; to be split 90/5/5 a file needs at least 20. "
+            "Give a longer one, or a folder with train.txt, valid.txt and test.txt"
+        )
+    cuts = [0, int(stops[-2 * held - 1]), int(stops[-held - 1]), len(text.ids)]
+    what = ("its first 90 % (training)", "its next 5 % (validation)", "its last 5 % (test)")
+    return [
+        text._replace(ids=text.ids[start:stop], start=start).not_blank(part)
+        for part, (start, stop) in zip(what, pairwise(cuts), strict=True)
+    ]
+
+
+# ---------------------------------------------------------------------------- from symbols to ids
+
+
+def _vocabulary(text: _Text, data: TextData) -> Vocabulary:
+    counts = text.counts()
+    order = np.argsort(-counts, kind="stable")  # equal counts stay by first appearance
+    ranked = [text.symbols[i] for i in order if counts[i]]
+    often = [text.symbols[i] for i in order if counts[i] >= data.min_count]
+    added = [UNKNOWN] if data.unknown and UNKNOWN not in ranked else []
+    special = {EOS, UNKNOWN}.intersection(ranked)
+    kept = [symbol for symbol in often if symbol not in special]
+    if data.vocabulary is not None:
+        kept = kept[: max(0, data.vocabulary - len(special) - len(added))]
+    kept = special.union(kept)
+    symbols = [symbol for symbol in ranked if symbol in kept] + added
+    return Vocabulary(tuple(symbols), text.splitting, closed=not data.unknown)
+
+
+def _encoded(text: _Text, vocabulary: Vocabulary, *, alone: bool) -> Tensor:
+    """A text in ids of a vocabulary.
+
+    Args:
+        text: N symbols.
+        vocabulary: Any.
+        alone: Whether it is refused if all of it is unknown; a part of a file can be so.
+
+    Returns:
+        int64 [N].
+
+    Raises:
+        BadInput: It has a symbol that the vocabulary lacks, without an ``<unk>`` for it, or nothing
+            that it has.
+    """
+    unknown = vocabulary.unknown
+    present = text.present()
+    missing = [i for i in present if text.symbols[i] not in vocabulary.ids]
+    if missing and unknown is None:
+        at = int(np.flatnonzero(np.isin(text.ids, missing))[0])
+        raise BadInput(
+            f"{text.path}:{text.line(at)}: {_shown(text.symbols[text.ids[at]])} is not in the "
+            f"vocabulary, which has no {UNKNOWN}; is this the right file? "
+            "To train with one: data.unknown=true"
+        )
+    table = np.full(len(text.symbols), -1 if unknown is None else unknown, np.int64)
+    for i in present:
+        table[i] = vocabulary.ids.get(text.symbols[i], table[i])
+    meaningless = (vocabulary.eos, unknown)
+    if alone and all(table[i] in meaningless or text.symbols[i].isspace() for i in present):
+        raise BadInput(
+            f"{text.path}: nothing in it is in the vocabulary of {len(vocabulary)} symbols; "
+            "is this the right file, and data.min_count not too high?"
+        )
+    return torch.from_numpy(table[text.ids])
+
+
+def _shown(symbol: str) -> str:
+    told = repr(symbol)
+    return told if len(told) <= 60 else f"{told[:57]}..."
