@@ -116,6 +116,24 @@ def test_ours_stands_beside_the_papers(tmp_path, written):
     assert ">313.2</td>" in page
 
 
+@pytest.mark.usefixtures("written")
+def test_the_tables_alone_and_their_numbers(tmp_path):
+    store(tmp_path, words(), {"valid": 313.24, "test": 300.06}, best_update=8)
+    names = [path.name for path in write(tmp_path, gather(tmp_path))]
+    assert names == ["report.html", "report.md", "table.md", "result.json"]
+    alone = (tmp_path / "table.md").read_text()
+    assert "| ours-step-25 | 313.2 | 106.1 | 300.1 | 100.0 | 1 | 2 of 3 |" in alone
+    assert "not the paper's protocol" in alone
+    assert "claims" not in alone
+    (table,) = json.loads((tmp_path / "result.json").read_text())["tables"]
+    assert (table["table"], table["scale"]) == ("table2", "tenth")
+    cells = {cell["name"]: cell for cell in table["cells"]}
+    assert cells["ours-step-25"]["mean"] == {"valid": 313.24, "test": 300.06}
+    assert cells["ours-step-25"]["paper"] == {"valid": "106.1", "test": "100.0"}
+    assert cells["ours-step-25"]["runs"][0]["result"]["outcome"]["best_update"] == 8
+    assert cells["none"]["status"] == "not run"
+
+
 def test_several_seeds_are_a_mean_with_its_deviation(tmp_path):
     for seed, valid in enumerate((100.0, 103.0, 106.0)):
         store(tmp_path, words(seed=seed), {"valid": valid, "test": valid}, best_update=12)

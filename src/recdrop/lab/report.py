@@ -1,5 +1,6 @@
 """Run folders → one self-contained page, the same as Markdown, and pictures. Never trains."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from recdrop.lab.figures import Picture, curve, pictures
 from recdrop.lab.paper.claims import Verdict
 from recdrop.lab.progress import duration
-from recdrop.lab.results import Report, RunReport, TableReport, gather
+from recdrop.lab.results import Report, RunReport, TableReport, gather, summary
 from recdrop.lab.storage import storage, write_whole
 from recdrop.lab.wording import (
     Judged,
@@ -101,7 +102,8 @@ class Contents(NamedTuple):
 def write(folder: Path, report: Report) -> list[Path]:
     """Write ``report.html``, ``report.md`` and the pictures, ``pictures/*.svg`` and ``.png``.
 
-    The same runs give the same bytes, the pixels of a PNG aside.
+    Where there are tables of the paper, ``table.md`` holds nothing but them, and ``result.json``
+    their numbers. The same runs give the same bytes, the pixels of a PNG aside.
 
     Args:
         folder: Where; it exists.
@@ -125,6 +127,11 @@ def write(folder: Path, report: Report) -> list[Path]:
             path = folder / "pictures" / f"{picture.name}.{suffix}"
             write_whole(path, content)
             written.append(path)
+    if report.tables:
+        written += [folder / "table.md", folder / "result.json"]
+        write_whole(written[-2], tables_only(contents))
+        numbers = json.dumps(summary(report), indent=2, ensure_ascii=False, allow_nan=False)
+        write_whole(written[-1], numbers + "\n")
     write_whole(written[1], markdown(contents))
     write_whole(written[0], page(contents))
     return written
@@ -220,11 +227,21 @@ def markdown(contents: Contents) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _section_lines(section: Section) -> list[str]:
+def tables_only(contents: Contents) -> str:
+    """The tables with their notes, as Markdown."""
+    lines = [line for section in contents.sections for line in _head_lines(section)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _head_lines(section: Section) -> list[str]:
     lines = [f"## {section.title}", ""]
     lines += [f"**{section.warning}**", ""] if section.warning else []
     lines += [f"{section.counted}.", "", *_table_lines(section)]
-    lines += _listed(section.notes)
+    return lines + _listed(section.notes)
+
+
+def _section_lines(section: Section) -> list[str]:
+    lines = _head_lines(section)
     if section.claims:
         lines += ["### The paper's claims", ""]
         lines += [f"**{section.warning}**", ""] if section.warning else []

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recdrop.lab.config import Run, Scale, differences
 from recdrop.lab.errors import BadInput, StorageFailed
@@ -262,3 +263,38 @@ def stopped(table: TableReport, cell: Cell, one: RunReport) -> str | None:
 
 def _protocol(table: TableReport, cell: Cell, one: RunReport) -> Run:
     return table.table.run(cell, table.scale).model_copy(update={"seed": one.run.seed})
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """The numbers of the tables, ready for JSON."""
+    return {"tables": [_table_summary(table) for table in report.tables]}
+
+
+def _table_summary(table: TableReport) -> dict[str, Any]:
+    return {
+        "table": table.table.key,
+        "scale": table.scale,
+        "warning": table.warning,
+        "score": table.table.score,
+        "cells": [_cell_summary(table, cell) for cell in table.cells],
+    }
+
+
+def _cell_summary(table: TableReport, cell: CellReport) -> dict[str, Any]:
+    return {
+        "name": cell.cell.name,
+        "status": cell.status,
+        "dropout": [drop.model_dump() for drop in cell.cell.dropout],
+        "paper": dict(table.table.printed(cell.cell)),
+        "mean": {measure: cell.mean(measure) for measure in table.table.measures},
+        "deviation": {measure: cell.deviation(measure) for measure in table.table.measures},
+        "runs": [
+            {
+                "seed": one.run.seed,
+                "status": one.status,
+                "message": one.failure.message if one.failure else None,
+                "result": one.result.model_dump(mode="json") if one.result else None,
+            }
+            for one in cell.runs
+        ],
+    }
