@@ -47,9 +47,10 @@ threads, and the ratio is that of the minima over at least 15 turns.
 
 ## Where it goes
 
-The floor is the sum of the matrix products that no pass can do without, by `torch.mm`. What is
-left of a pass with nothing dropped is the cell; an own product that beats `torch.mm` makes it look
-cheaper. The masks are the difference to a pass with this paper's dropout, per step.
+The floor is the sum of the matrix products that no pass can do without, each by the fastest of
+`torch.mm`, step by step where it must be, and our own product, which takes all steps at once as no
+recurrence could. What is left of a pass with nothing dropped is the cell and its traffic. The masks
+are the difference to a pass with this paper's dropout, per step.
 
 <!-- floor -->
 <!-- end -->

@@ -1,8 +1,9 @@
 """Where the time goes: an LSTM's pass against the floor of its bare matrix products.
 
 ``python -m benchmarks.floor`` times, in turns, torch's layer, ours with each site and with nothing
-dropped, and every product that a pass cannot do without (by `torch.mm` into memory that is there
-already, in the better of two layouts of the weights). What is left over is the cell, what the
+dropped, and every product that a pass cannot do without, into memory that is there already: by
+`torch.mm` in two layouts of the weights, and by our own kernel, which takes the products of all
+steps at once as no recurrence could; the fastest counts. What is left over is the cell, what the
 masks add is a difference as well. Writes ``benchmarks/results/floor-<threads>.json``.
 """
 
@@ -21,6 +22,7 @@ from benchmarks.machine import Watch, in_own_processes, save, thread_counts
 from benchmarks.run import add_common, checked_backend, results_folder
 from benchmarks.timing import Budget, Plain, Work, interleave
 from recdrop import RecurrentDropout
+from recdrop.functional import product
 
 LSTM = KINDS["LSTM"]
 CASES = ("word LM", "small batch")
@@ -94,10 +96,7 @@ def split(case: str, backend: str, budget: Budget) -> dict[str, Any]:
 
 
 def parts(result: dict[str, Any]) -> dict[str, float]:
-    """The pass as a sum: products, then what each difference of timings leaves.
-
-    An own product that beats torch.mm makes the cell look cheaper than it is, or even negative.
-    """
+    """The pass as a sum: products, then what each difference of timings leaves."""
     floor, measured = result["floor"], result["measured"]
     forward = floor["input"] + floor["steps forward"]
     backward = sum(floor.values()) - forward
@@ -135,6 +134,7 @@ def products(shape: Shape) -> dict[str, list[Callable[[], object]]]:
     h, w_hh = torch.randn(steps, batch, hidden), torch.randn(4 * hidden, hidden)
     gates = torch.randn(steps, batch, 4 * hidden)
     flat, flat_h = gates.flatten(0, 1), h.flatten(0, 1)
+    both = ((flat.T, x), (flat.T, flat_h))
     one = torch.ones(1, 1)
 
     def each(rows: Tensor, weight: Tensor) -> Callable[[], object]:
@@ -146,15 +146,19 @@ def products(shape: Shape) -> dict[str, list[Callable[[], object]]]:
         outs = [a.new_empty(a.shape[0], b.shape[1]) for a, b in pairs]
         return lambda: [torch.mm(a, b, out=o) for (a, b), o in zip(pairs, outs, strict=True)]
 
+    def own(*pairs: tuple[Tensor, Tensor]) -> Callable[[], object]:
+        outs = [a.new_empty(a.shape[0], b.shape[1]) for a, b in pairs]
+        return lambda: [product(o, a, b) for (a, b), o in zip(pairs, outs, strict=True)]
+
     def packed(weight: Tensor) -> Tensor:
         return weight.T.contiguous().T  # the same matrix, column by column
 
     return {
-        "input": [once((x, w_ih.T)), once((x, packed(w_ih).T))],
-        "steps forward": [each(h, w_hh.T), each(h, packed(w_hh).T)],
-        "steps backward": [each(gates, w_hh), each(gates, packed(w_hh))],
-        "input gradient": [once((flat, w_ih)), once((flat, packed(w_ih)))],
-        "weight gradients": [once((flat.T, x), (flat.T, flat_h))],
+        "input": [once((x, w_ih.T)), once((x, packed(w_ih).T)), own((x, w_ih.T))],
+        "steps forward": [each(h, w_hh.T), each(h, packed(w_hh).T), own((flat_h, w_hh.T))],
+        "steps backward": [each(gates, w_hh), each(gates, packed(w_hh)), own((flat, w_hh))],
+        "input gradient": [once((flat, w_ih)), once((flat, packed(w_ih))), own((flat, w_ih))],
+        "weight gradients": [once(*both), own(*both)],
         "calls": [each(one.expand(steps, 1, 1), one)],
     }
 

@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.language_model`` times, in turns, whole steps (forward, backward, clipping,
 SGD) of our net with recurrent dropout and of the same net written with `torch.nn.LSTM`, plain cross
-entropy and no recurrent dropout, and every matrix product that a step cannot do without (by
-`torch.mm` into memory that is there already, in the better of two layouts). Nothing is timed before
-both nets have given the same losses and gradients. Writes
+entropy and no recurrent dropout, and every product that a step cannot do without (into memory that
+is there already, by the fastest of `torch.mm` in two layouts and our own kernel). Nothing is
+timed before both nets have given the same losses and gradients. Writes
 ``benchmarks/results/language_model-<threads>.json``.
 """
 
@@ -23,6 +23,7 @@ from benchmarks.floor import products as layer_products
 from benchmarks.machine import Watch, in_own_processes, save, thread_counts
 from benchmarks.run import add_common, checked_backend, results_folder
 from benchmarks.timing import Budget, Plain, Work, compare, interleave
+from recdrop.functional import product
 from recdrop.lab.config import (
     Dropout,
     LanguageModel,
@@ -278,10 +279,22 @@ def products(size: Size) -> dict[str, list[Callable[[], object]]]:
         out = a.new_empty(a.shape[0], b.shape[1])
         return lambda: torch.mm(a, b, out=out)
 
+    def own(a: Tensor, b: Tensor) -> Callable[[], object]:
+        out = a.new_empty(a.shape[0], b.shape[1])
+        return lambda: product(out, a, b)
+
     return {f"layer: {name}": layer[name] for name in PRODUCTS} | {
-        "logits": [into(hidden, weight.T), into(hidden, by_column.T)],
-        "their input's gradient": [into(logits, weight), into(logits, by_column)],
-        "their weight's gradient": [into(logits.T, hidden), into(hidden.T, logits)],
+        "logits": [into(hidden, weight.T), into(hidden, by_column.T), own(hidden, weight.T)],
+        "their input's gradient": [
+            into(logits, weight),
+            into(logits, by_column),
+            own(logits, weight),
+        ],
+        "their weight's gradient": [
+            into(logits.T, hidden),
+            into(hidden.T, logits),
+            own(logits.T, hidden),
+        ],
     }
 
 
