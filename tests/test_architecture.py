@@ -26,7 +26,7 @@ ORDER = [
 LAB_ORDER = [
     {"errors"},
     {"config", "console", "environment", "signals", "world"},
-    {"records", "storage"},
+    {"records", "storage", "vocabulary"},
     {"checkpoint", "output_layer", "text"},
     {"tasks"},
     {"generation", "train"},

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from recdrop.lab.checkpoint import Checkpoint, Checkpoints, Damaged
+from recdrop.lab.checkpoint import Checkpoint, Checkpoints, Damaged, seal
 from recdrop.lab.errors import BadInput, StorageFailed
 from recdrop.lab.records import Progress
 
@@ -138,14 +138,91 @@ def test_leftovers_of_interrupted_writes_are_removed(tmp_path):
     assert [path.name for path in kept.folder.iterdir()] == ["step-000000001"]
 
 
+def resealed(path, **changes):
+    """Change a manifest as one who knows its seal."""
+    manifest = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(manifest | {"sha256": seal(manifest)}))
+
+
 def test_a_newer_schema_is_refused_and_kept(tmp_path):
     kept = Checkpoints(tmp_path)
     kept.save(checkpoint(1))
     path = kept.folder / "step-000000001" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    resealed(path, schema_version=2, news="")
     with pytest.raises(BadInput, match="newer recdrop"):
         kept.newest(clean=True)
     assert path.exists()
+
+
+@pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_bit_of_a_manifest_counts(tmp_path, every):
+    kept = Checkpoints(tmp_path)
+    kept.save(checkpoint(1))
+    path = kept.folder / "step-000000001" / "manifest.json"
+    content = path.read_bytes()
+    meaning = json.loads(content)
+    for bit in range(0, len(content) * 8, every):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(flipped))
+        try:
+            kept.load(1)
+        except Damaged:
+            continue
+        assert json.loads(flipped) == meaning  # one blank for another
+
+
+def test_a_checkpoint_that_was_written_before_manifests_named_their_run_is_read(tmp_path):
+    kept = Checkpoints(tmp_path)
+    kept.save(checkpoint(1))
+    path = kept.folder / "step-000000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["run"], manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert same(kept.load(1), checkpoint(1))
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "[" * 100_000, '{"a": ' + "9" * 5_000 + "}", "{}"])
+def test_a_manifest_that_is_none_is_damage(tmp_path, content):
+    kept = Checkpoints(tmp_path)
+    kept.save(checkpoint(1))
+    (kept.folder / "step-000000001" / "manifest.json").write_text(content)
+    with pytest.raises(Damaged, match="step-000000001"):
+        kept.load(1)
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, name):
+    (tmp_path / name).write_text("one")
+    Checkpoints(tmp_path).save(checkpoint(1))
+    assert Checkpoints(tmp_path).newest(clean=True)[0] is not None
+    (tmp_path / name).write_text("other")
+    with pytest.raises(BadInput, match=r"step-000000001: it is of another run, or config\.json"):
+        Checkpoints(tmp_path).newest(clean=True)
+    (tmp_path / name).write_text("one")
+    assert Checkpoints(tmp_path).newest(clean=True)[0] is not None
+
+
+def test_a_checkpoint_under_another_ones_name_is_damaged(tmp_path):
+    kept = Checkpoints(tmp_path)
+    kept.save(checkpoint(1))
+    (kept.folder / "step-000000001").rename(kept.folder / "step-000000009")
+    with pytest.raises(Damaged, match=r"step-000000009: what is in it is of update 1"):
+        kept.load(9)
+
+
+def test_the_newest_but_one_keeps_the_best_that_it_builds_on(tmp_path):
+    kept = Checkpoints(tmp_path)
+    for update, best in ((2, 2), (3, 2), (4, 2), (5, 5)):
+        kept.save(checkpoint(update, best=best))
+    (kept.folder / "step-000000005" / "state.safetensors").unlink()
+    found, _ = kept.newest(clean=True)
+    assert found is not None
+    assert same(found, checkpoint(4, best=2))
+    kept.save(checkpoint(5, best=5))
+    kept.save(checkpoint(6, best=5))
+    names = sorted(path.name for path in kept.folder.iterdir())
+    assert names == ["step-000000005", "step-000000006"]
 
 
 def test_a_huge_header_or_a_pickle_is_damage_not_a_crash(tmp_path):

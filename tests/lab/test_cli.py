@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from recdrop import __version__ as recdrop_version
 from recdrop.lab.cli import main
+from tests.lab.tiny import write_text
 
 TINY = ["reproduce", "table1", "--scale", "quick", "--length", "3", "--cells", "gal-step-*"]
 
@@ -30,19 +32,78 @@ def recdrop(*tokens: str, timeout: float = 120) -> subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
-def test_help_does_not_import_torch():
+def test_help_takes_less_than_a_second_and_does_not_import_torch():
+    commands = ["train", "evaluate", "generate", "report"]
+    commands += ["reproduce", "reproduce table1", "reproduce table2", "reproduce figure2"]
     code = (
-        "import sys\nfrom recdrop.lab.cli import main\n"
-        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-        "assert 'torch' not in sys.modules, 'torch'\nassert 'matplotlib' not in sys.modules"
+        "import sys, time\nfrom recdrop.lab.cli import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    assert main([*command.split(), '--help']) == 0, command\n"
+        "    if command == '': print('seconds', time.process_time())\n"
+        "assert main(['train', 'char-lm', '--preset', 'help']) == 0\n"
+        "loaded = {'torch', 'matplotlib', 'numpy'} & {*sys.modules}\nassert not loaded, loaded"
     )
-    for tokens in (["--help"], ["reproduce", "--help"], ["reproduce", "table1", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *tokens], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Usage" in done.stdout
-    assert "--cells" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", code, "", *commands], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seconds = re.search(r"^seconds (.*)$", done.stdout, re.M)
+    assert seconds
+    assert float(seconds[1]) < 1  # of processor time, whatever else the machine does
+    for command in commands:
+        assert f"Usage: recdrop {command}" in done.stdout
+    for option in ("--cells", "--preset", "--tensorboard", "--streams", "--temperature"):
+        assert option in done.stdout
+
+
+def test_a_process_that_is_stopped_while_it_trains(tmp_path):
+    text, run = write_text(tmp_path / "text", 600), tmp_path / "run"
+    tokens = ["train", "char-lm", "--data", str(text), "--out", str(run), "--set", "data.batch=4"]
+    process = subprocess.Popen(
+        [*COMMAND, *tokens, "--set", "schedule.epochs=1000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoints").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 143
+    assert time.monotonic() - start < 5
+    assert re.fullmatch(r"recdrop: stopped by SIGTERM; at update \d+, .* goes on\n", said)
+    saved = re.search(r"at update (\d+)", said)
+    assert saved
+    assert (run / "checkpoints" / f"step-{int(saved[1]):09d}" / "manifest.json").exists()
+
+
+def test_nobody_reads_the_output_any_more():
+    process = subprocess.Popen(
+        [*COMMAND, "train", "word-lm", "--preset", "help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+    process.stderr.close()
+
+
+def test_a_terminal_that_lacks_a_character():
+    done = subprocess.run(
+        [*COMMAND, "reproduce", "--help"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"{Moon, Gal, ours} ? {per step" in done.stdout
 
 
 @pytest.mark.parametrize(

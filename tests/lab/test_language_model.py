@@ -22,7 +22,8 @@ from recdrop.lab.tasks.language_model import (
 )
 from recdrop.lab.tasks.net import deterministic, recurrent_dropout
 from recdrop.lab.tasks.streams import training_streams
-from recdrop.lab.text import Corpus, Vocabulary
+from recdrop.lab.text import Corpus
+from recdrop.lab.vocabulary import Vocabulary
 
 FALSE_ALARM = 1e-6
 V = 9

@@ -1,5 +1,6 @@
 """Run folders: idempotent, exact to resume, one writer at a time (F1, F4, F5, F10 of our list)."""
 
+import itertools
 import json
 import os
 import random
@@ -8,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
 from recdrop.lab.checkpoint import Checkpoints
-from recdrop.lab.config import parse_run
+from recdrop.lab.config import Adam, Schedule, TextData, parse_run
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
 from recdrop.lab.runs import Watcher, finished, read_environment, read_rows, run_cell
 from recdrop.lab.storage import locked, write_whole
@@ -174,6 +176,69 @@ def test_kill_9_and_resume_at_many_moments(tmp_path, seed):
     killed_and_resumed(tmp_path / "order", tiny_run(), "", 10, seed)
 
 
+FILE_OPERATIONS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
+
+
+def run_until_operation(number, folder, run, text):
+    """Run in a process that ends, as if killed, before its file operation of that number.
+
+    Returns:
+        Whether it came to that.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    left = iter(range(number))
+
+    def counted(operation):
+        def instead(*args, **kwargs):
+            if next(left, None) is None:
+                os._exit(9)
+            return operation(*args, **kwargs)
+
+        return instead
+
+    try:
+        for name in FILE_OPERATIONS:
+            setattr(os, name, counted(getattr(os, name)))
+        run_cell(folder, run, text, save_every=0.0)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def killed_at_every_operation(tmp_path, run, text, step):
+    """Killed before this or that file operation, and once more on the way back."""
+    run_cell(tmp_path / "whole", run, text)
+    number = 0
+    while run_until_operation(number, folder := tmp_path / str(number), run, text):
+        run_until_operation(number % 17, folder, run, text)
+        assert not (folder / "result.json").exists() or finished(folder, run)
+        run_cell(folder, run, text)
+        assert result_of(folder) == result_of(tmp_path / "whole"), number
+        assert not list(folder.rglob("*.tmp"))
+        shutil.rmtree(folder)
+        number += step
+    return number
+
+
+def few_words():
+    return tiny_words(schedule=Schedule(epochs=2, log_every=1), data=TextData(batch=4, window=12))
+
+
+def test_killed_before_some_file_operation(tmp_path):
+    text = write_text(tmp_path / "text", lines=30)
+    assert killed_at_every_operation(tmp_path, few_words(), text, 13) > 90
+
+
+@pytest.mark.slow
+def test_killed_before_every_file_operation(tmp_path):
+    text = write_text(tmp_path / "text", lines=30)
+    assert killed_at_every_operation(tmp_path / "words", few_words(), text, 1) > 90
+    run = tiny_run(schedule=Schedule(epochs=1, log_every=1, keep="best"))
+    assert killed_at_every_operation(tmp_path / "order", run, None, 1) > 60
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_leaves_no_result_and_goes_on(tmp_path, number):
     process = start(tmp_path, endless_run(), save_every=0.0)
@@ -219,6 +284,85 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_serves(tmp_path):
     assert str(weights) in warning
     assert "going on from update 30" in warning
     assert result_of(folder) == result_of(tmp_path / "whole")
+
+
+def stopped_at(folder, update, run, text=None):
+    """Train so far and no further."""
+    asked = iter([False] * (update - 1) + [True])
+    with pytest.raises(Interrupted):
+        run_cell(folder, run, text, stopping=lambda: next(asked))
+
+
+def test_settings_that_were_changed_after_the_start_are_refused(tmp_path):
+    run_cell(tmp_path / "whole", tiny_run())
+    folder = tmp_path / "run"
+    stopped_at(folder, 3, tiny_run())
+    path = folder / "config.json"
+    stored, changed = path.read_text(), tiny_run(optim=Adam(lr=0.02, clip_norm=5.0))
+    path.write_text(stored.replace('"lr": 0.01', '"lr": 0.02'))
+    for change in (lambda: None, path.unlink):
+        change()
+        with pytest.raises(BadInput, match=r"step-000000003: .* config\.json .* been changed"):
+            run_cell(folder, changed)
+    path.write_text(stored)
+    run_cell(folder, tiny_run())
+    assert result_of(folder) == result_of(tmp_path / "whole")
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    stopped_at(folder, 3, tiny_run())
+    stopped_at(other, 5, tiny_run(seed=9))
+    shutil.copytree(other / "checkpoints", folder / "checkpoints", dirs_exist_ok=True)
+    with pytest.raises(BadInput, match="step-000000005: it is of another run"):
+        run_cell(folder, tiny_run())
+    shutil.rmtree(folder / "checkpoints" / "step-000000005")
+    assert run_cell(folder, tiny_run()).outcome.updates == 8
+
+
+def test_another_vocabulary_is_refused(tmp_path):
+    text, folder = write_text(tmp_path / "text"), tmp_path / "run"
+    stopped_at(folder, 3, tiny_words(), text)
+    path = folder / "vocabulary.json"
+    path.write_text(path.read_text().replace("text", "next"))
+    with pytest.raises(BadInput, match=r"vocabulary\.json does not agree"):
+        run_cell(folder, tiny_words(), text)
+
+
+@pytest.mark.parametrize("rest", [b'{"update": 7, "ep', b"\n", b"\xff" * 10_000])
+def test_what_a_log_has_beyond_the_checkpoint_is_cut_off(tmp_path, rest):
+    run_cell(tmp_path / "whole", tiny_run())
+    folder = tmp_path / "run"
+    stopped_at(folder, 4, tiny_run())
+    with (folder / "metrics.jsonl").open("ab") as log:
+        log.write(rest)
+    run_cell(folder, tiny_run())
+    assert result_of(folder) == result_of(tmp_path / "whole")
+
+
+def test_a_folder_where_nothing_was_trained_yet_takes_any_data(tmp_path):
+    text, folder = write_text(tmp_path / "text"), tmp_path / "run"
+    run_cell(tmp_path / "whole", tiny_words(), text)
+    folder.mkdir()
+    for name in ("data.json", "vocabulary.json", "config.json.tmp"):  # killed before config.json
+        (folder / name).write_text("of other data")
+    run_cell(folder, tiny_words(), text)
+    assert result_of(folder) == result_of(tmp_path / "whole")
+
+
+def test_time_is_counted_over_sittings_whatever_the_clock_began_with(tmp_path, monkeypatch):
+    def clock(start):
+        ticks = itertools.count(start)
+        monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
+
+    clock(1_000_000)
+    stopped_at(tmp_path, 6, tiny_run())
+    before, _ = Checkpoints(tmp_path).newest(clean=False)
+    assert before is not None
+    assert before.progress.seconds > 0
+    clock(3)  # the machine was started anew
+    seconds = run_cell(tmp_path, tiny_run()).seconds
+    assert before.progress.seconds < seconds < before.progress.seconds + 100
 
 
 def test_metrics_that_are_missing_are_not_passed_over(tmp_path):
@@ -278,28 +422,52 @@ def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
     mounted = subprocess.run(
         ["/bin/mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False
     )
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
-    try:
-        model = tiny_run().model.model_copy(update={"hidden": 80})
-        asked = iter([False] * 3 + [True])
-        run = tiny_run(model=model)
-        with pytest.raises(Interrupted):
-            run_cell(disk / "run", run, stopping=lambda: next(asked))
-        (disk / "filler").write_bytes(bytes(1_500_000))
-        with pytest.raises(StorageFailed, match=r"No space left .*bytes needed.*bytes free"):
-            run_cell(disk / "run", run, save_every=0.0)
-        found, told = Checkpoints(disk / "run").newest(clean=False)
-        assert found is not None
-        assert told == []
-        (disk / "filler").unlink()
-        assert run_cell(disk / "run", run).outcome.updates == 8
-    finally:
-        subprocess.run(["/bin/umount", str(disk)], check=True)
+    yield disk
+    subprocess.run(["/bin/umount", str(disk)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
+    model = tiny_run().model.model_copy(update={"hidden": 80})
+    folder, asked, run = small_disk / "run", iter([False] * 3 + [True]), tiny_run(model=model)
+    with pytest.raises(Interrupted):
+        run_cell(folder, run, stopping=lambda: next(asked))
+    (small_disk / "filler").write_bytes(bytes(1_500_000))
+    with pytest.raises(StorageFailed, match=r"No space left .*bytes needed.*bytes free"):
+        run_cell(folder, run, save_every=0.0)
+    found, told = Checkpoints(folder).newest(clean=False)
+    assert found is not None
+    assert told == []
+    (small_disk / "filler").unlink()
+    assert run_cell(folder, run).outcome.updates == 8
+
+
+def test_a_disk_that_is_full_when_a_row_is_written_is_told_too(small_disk, tmp_path):
+    run = tiny_run(schedule=Schedule(epochs=12, log_every=1, keep="last"))
+    expected = run_cell(tmp_path / "whole", run)
+    updates = []
+
+    def fill():
+        updates.append(1)
+        if len(updates) == 3:
+            with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(bytes(4096))
+        return False
+
+    with pytest.raises(StorageFailed, match=r"metrics\.jsonl: No space left .*bytes needed"):
+        run_cell(small_disk / "run", run, stopping=fill)
+    (small_disk / "filler").unlink()
+    assert run_cell(small_disk / "run", run).outcome == expected.outcome
+    assert result_of(small_disk / "run") == result_of(tmp_path / "whole")

@@ -1,4 +1,7 @@
-"""Every rule of `recdrop.lab.text`; an oracle of them all, which fuzzed files are held against."""
+"""Every rule of `recdrop.lab.text` and `recdrop.lab.vocabulary`.
+
+An oracle of them all, which fuzzed files are held against.
+"""
 
 import hashlib
 import json
@@ -15,13 +18,8 @@ import torch
 from recdrop.lab import text as reader
 from recdrop.lab.config import TextData
 from recdrop.lab.errors import BadInput
-from recdrop.lab.text import (
-    Vocabulary,
-    decode_text,
-    encode_line,
-    read_corpus,
-    read_text,
-)
+from recdrop.lab.text import read_corpus, read_text
+from recdrop.lab.vocabulary import Vocabulary, decode_text, encode_line
 
 BENCHMARKS = Path(__file__).parents[3] / "shared" / "data"
 NAMES = ("train.txt", "valid.txt", "test.txt")

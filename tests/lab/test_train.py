@@ -147,6 +147,9 @@ def test_a_checkpoint_of_another_configuration_or_world_is_refused():
     shared = start._replace(progress=start.progress.model_copy(update={"processes": 2}))
     with pytest.raises(BadInput, match="begun by 2 processes"):
         trained(Memory(), shared)
+    on_gpu = start._replace(state=start.state | {"0.rng.cuda": start.state["0.rng"]})
+    with pytest.raises(BadInput, match="goes on where it was begun, on the CPU or on a GPU"):
+        trained(Memory(), on_gpu)
     del start.state["0.rng"]
     with pytest.raises(BadInput, match="does not fit"):
         trained(Memory(), start)
@@ -297,6 +300,15 @@ def test_a_gradient_that_is_not_finite_is_named():
     with pytest.raises(Diverged, match=r"gradient's norm is .*readout\.bias"):
         train(run, task, Memory())
     assert torch.equal(task.net.readout.weight, before)
+
+
+def test_what_is_not_finite_is_not_saved():
+    """A step so large that the weight itself overflows, which loss and gradient do not show."""
+    run, journal = tiny_run(optim=Sgd(lr=2e38), schedule=Schedule(epochs=3)), Memory(every=1)
+    with pytest.raises(Diverged, match="weight is not finite after update 2; it was not saved"):
+        train(run, Scripted([5.0, 4.0, 3.0]), journal)
+    assert list(journal.saved) == [1]
+    assert journal.saved[1].weights["weight"].isfinite().all()
 
 
 def test_progress_survives_json_exactly():

@@ -3,20 +3,25 @@
     python tests/native/cases.py FOLDER
 
 A case is a file of named arrays, each: name (64 bytes), "d" or "i" (8 bytes), number of values
-(int64), the values as float64 or int64. Truth and tolerances are those of `recdrop.testing`.
+(int64), the values as float64 or int64. Truth is that of `recdrop.testing`, and so are tolerances,
+or closer. In cases named ``mask-...`` the output of a unit says whether the unit was kept, and
+``kept`` has Python's own mask, which the driver compares bit for bit.
 """
 
 import random
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recdrop import rng
+from recdrop._types import Sampling
 from recdrop.backends import ops, reference
 from recdrop.backends.call import GATES, Recurrence, RunFunction, Scan
 from recdrop.dropout import RecurrentDropout
@@ -51,6 +56,28 @@ PROJECTED = {
     "projected_groups": Case(6, 19, 7, 49, projected=1, lengths=(*(6,) * 8, *(3,) * 10, 1)),
 }
 SITES = ("update", "hidden", "state")
+
+# Layers with f = relu, x = 0, h_0 = c_0 = 1, all biases of one gate alike, and W_hh zero but for a
+# multiple of the identity in one gate. Then h_t > 1.5 in a unit if and only if the unit was kept at
+# step t. Cell, its arguments, site, the gate that h feeds and by how much, the gates' biases; a
+# bias of 8 opens a gate and one of -8 shuts it.
+MASK_LAYERS = [
+    ("rnn", {}, "hidden", 0, 1, (1,)),  # h = 1 + d(h)
+    ("lstm", {}, "update", 0, 0, (8, -8, 2, 8)),  # h = d(2)
+    ("lstm", {}, "state", 0, 0, (8, -8, 2, 8)),
+    ("lstm", {}, "hidden", 0, 1000, (0, -8, 2, 8)),  # h = 2 i, i = 1/2 or 1
+    ("lstm", {}, "hidden", 1, 1000, (8, -8, 1, 8)),  # h = 1 + f h, f = 0 or 1
+    ("lstm", {}, "hidden", 2, 1, (8, -8, 1, 8)),  # h = 1 + d(h)
+    ("lstm", {}, "hidden", 3, 1000, (8, -8, 2, 0)),  # h = 2 o, o = 1/2 or 1
+    ("gru", {}, "update", 0, 0, (8, -8, 2)),
+    ("gru", {}, "state", 0, 0, (8, -8, 2)),
+    ("gru", {}, "hidden", 0, 1000, (0, -8, 2)),  # h = 2 r, r = 1/2 or 1
+    ("gru", {}, "hidden", 2, 1, (8, -8, 1)),
+    ("gru", {"reset_after": False}, "update", 0, 0, (8, 8, 2)),
+    ("gru", {"reset_after": False}, "state", 0, 0, (8, 8, 2)),
+    ("gru", {"reset_after": False}, "hidden", 2, 1, (8, 8, 1)),
+]
+MASK_SHAPES = ("odd", "packed", "groups", "packed_groups", "broad")
 
 
 def schemes(cell: str) -> list[tuple[bool, list[RecurrentDropout]]]:
@@ -95,7 +122,7 @@ def part(call: Recurrence, layer: int, direction: int) -> Scan:
 
 
 def results(call: Recurrence, layer: int, direction: int) -> dict[str, Tensor]:
-    """Truth and tolerances, those of `assert_matches_reference` with all that it may allow."""
+    """Truth, and tolerances within what `assert_matches_reference` may allow."""
     run = scan(layer, direction)
     truth = evaluate(run, call, torch.float64)
     own = evaluate(run, call, torch.float32)
@@ -135,7 +162,7 @@ def arrays(call: Recurrence, layer: int, direction: int) -> dict[str, Tensor]:
         int(how.reverse),
         how.layer,
         int(how.tied),
-        int(call.key),
+        int(call.key) if call.key is not None else 0,
         len(one.batch_sizes),
         one.state[0].shape[0],
         one.x.shape[1],
@@ -193,11 +220,55 @@ def calls() -> Iterator[tuple[str, Recurrence, int, int]]:
                 yield whole, call, 3 * direction, direction
 
 
+def mask_cases() -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Name and arrays of the cases of MASK_LAYERS."""
+    rate = 0.4
+    ways = cycle(product((False, True), (0, 1), get_args(Sampling)))
+    for cell, args, site, gate, feed, biases in MASK_LAYERS:
+        for seed, name in enumerate(MASK_SHAPES):
+            tied, direction, sampling = next(ways)
+            tied |= site != "hidden" or cell == "rnn"
+            drops = [RecurrentDropout(rate, site, sampling, tied=tied)]
+            call = make_call(SHAPES[name], cell, drops, activation="relu", seed=seed, **args)
+            w_ih, w_hh, b_ih, b_hh = call.weights
+            width = w_hh.shape[1]
+            w_hh = torch.zeros_like(w_hh)
+            w_hh[gate * width : (gate + 1) * width] = feed * torch.eye(width)
+            b_hh = torch.tensor(biases, dtype=b_hh.dtype).repeat_interleave(width)
+            call = replace(
+                call,
+                x=torch.zeros_like(call.x),
+                state=tuple(torch.ones_like(s) for s in call.state),
+                weights=(w_ih, w_hh, torch.zeros_like(b_ih), b_hh),
+            )
+            one = part(call, 3 * direction, direction)
+            assert call.key is not None
+            first = 0 if tied else gate * width
+            keep = rng.keep_mask(
+                call.key,
+                rate,
+                site,
+                layer=one.layer,
+                direction=direction,
+                steps=torch.arange(len(one.batch_sizes)) * (sampling == "step"),
+                rows=one.rows,
+                units=first + width,
+            )[..., first:]
+            kept = torch.cat([k[:n] for k, n in zip(keep, one.batch_sizes, strict=True)])
+            paper = "_paper" if args else ""
+            way = "reverse" if direction else "forward"
+            untied = "" if tied else f"_untied_gate{gate}"
+            whole = f"mask-{cell}{paper}-{name}-{way}-{site}{untied}_{sampling}-feed{gate}"
+            yield whole, arrays(call, one.layer, direction) | {"kept": kept.long()}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     for name, call, layer, direction in calls():
         write(folder / f"{name}.case", arrays(call, layer, direction))
+    for name, case in mask_cases():
+        write(folder / f"{name}.case", case)
 
 
 if __name__ == "__main__":

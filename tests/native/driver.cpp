@@ -2,10 +2,10 @@
 //
 //   driver portable|avx2|avx512 WORKERS [serial] CASE...
 //
-// as ops.cpp does: forward, then backward. Checks all values against the reference's, which a wrong
-// bit in a mask would show in, and that a second run over memory that held something else gives the
-// same bits. `serial` runs the workers one after the other, the last
-// one first. One line for each case and type; the exit status is the number of failures, at most 99.
+// as ops.cpp does: forward, then backward. Checks all values against the reference's, the masks bit
+// for bit against Python's where a case shows them, and that a second run over memory that held
+// something else gives the same bits. `serial` runs the workers one after the other, the last one
+// first. One line for each case and type; the exit status is the number of failures, at most 99.
 
 #include <math.h>
 #include <stdio.h>
@@ -193,7 +193,8 @@ struct Run {
 struct Report {
   const char *path, *type;
   bool ok = true;
-  double worst = 0;  // error by what is allowed
+  double worst = 0;      // error by what is allowed
+  int64_t mask_bits = 0;  // compared
 
   void wrong(const char* name, const char* what, int64_t at, double got, double expected) {
     if (ok) printf("WRONG %s %s: %s %s at %lld: %.17g, expected %.17g\n", path, type, name, what, (long long)at, got, expected);
@@ -220,8 +221,21 @@ void compare(Report& report, const Case& c, const char* name, Values<T>& found) 
   }
 }
 
+// Every bit of a mask, read off a case's outputs as cases.py says.
 template <class T>
-bool check(const char* path, const char* type, const Case& c, const recdrop::Kernels::Of<T>& kernels, const recdrop::Pool& pool) {
+void compare_mask(Report& report, const Case& c, Values<T>& h) {
+  const Array* kept = c.find("kept");
+  if (kept == nullptr) return;
+  if (kept->size != h.size()) return report.wrong("mask", "size", 0, double(h.size()), double(kept->size));
+  for (int64_t i = 0; i < h.size(); ++i) {
+    const int64_t bit = h.v[i] > T(1.5);
+    if (bit != kept->integers[i]) report.wrong("mask", "bit", i, double(bit), double(kept->integers[i]));
+  }
+  report.mask_bits = h.size();
+}
+
+template <class T>
+Report check(const char* path, const char* type, const Case& c, const recdrop::Kernels::Of<T>& kernels, const recdrop::Pool& pool) {
   Report report{path, type};
   Run<T> run(c, kernels, pool);
   Results<T> r = run.run(NAN), again = run.run(1e30);
@@ -236,9 +250,10 @@ bool check(const char* path, const char* type, const Case& c, const recdrop::Ker
       {"h", &r.h}, {"h_n", &r.h_n}, {"c_n", &r.c_n}, {"dx", &r.dx}, {"dh0", &r.dh0}, {"dc0", &r.dc0},
       {"dw_ih", &r.dw_ih}, {"dw_hh", &r.dw_hh}, {"db_ih", &r.db_ih}, {"db_hh", &r.db_hh}, {"dw_hr", &r.dw_hr}};
   for (auto [name, values] : named) compare(report, c, name, *values);
+  compare_mask(report, c, r.h);
   const char* slash = strrchr(path, '/');
   printf("%s %s %s: error %.2f of allowed\n", report.ok ? "ok   " : "WRONG", slash ? slash + 1 : path, type, report.worst);
-  return report.ok;
+  return report;
 }
 
 // ---------------------------------------------------------------------------------------- workers
@@ -278,11 +293,16 @@ int main(int argc, char** argv) {
   const bool serial = strcmp(argv[3], "serial") == 0;
   const recdrop::Pool pool{workers, serial ? one_by_one : in_threads};
   int wrong = 0;
+  int64_t mask_bits = 0;
   for (int i = 3 + serial; i < argc; ++i) {
     const Case c(argv[i]);
-    wrong += !check<float>(argv[i], "float32", c, kernels->f32, pool);
-    wrong += !check<double>(argv[i], "float64", c, kernels->f64, pool);
+    for (const Report& report : {check<float>(argv[i], "float32", c, kernels->f32, pool),
+                                 check<double>(argv[i], "float64", c, kernels->f64, pool)}) {
+      wrong += !report.ok;
+      mask_bits += report.mask_bits;
+    }
   }
-  printf("%d wrong of %d: %s, %d workers%s\n", wrong, 2 * (argc - 3 - serial), kernels->name, workers, serial ? " one by one" : "");
+  printf("%d wrong of %d, %lld bits of masks compared: %s, %d workers%s\n", wrong, 2 * (argc - 3 - serial),
+         (long long)mask_bits, kernels->name, workers, serial ? " one by one" : "");
   return wrong < 99 ? wrong : 99;
 }

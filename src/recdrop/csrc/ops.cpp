@@ -125,7 +125,7 @@ struct Scan {
   MaybeTensor c0, b_ih, b_hh, w_hr, batch_sizes, rows, key;
   recdrop::Shape shape{};
   recdrop::Dropout dropout{};
-  std::vector<int64_t> offsets;
+  std::vector<int64_t> offsets{};
   int64_t total = 0, gate_width = 0;  // N and GH
 
   bool is(Cell cell) const { return shape.cell == cell; }

@@ -3,19 +3,23 @@
 ``checkpoints/step-000000829`` holds ``weights.safetensors`` (the net), ``state.safetensors`` (all
 else that is made of tensors), ``progress.json`` and, written last, ``manifest.json`` with the size
 and SHA-256 of the three: a flipped bit passes unnoticed through safetensors, but not through that.
-A folder is written under another name, flushed to the disk and renamed.
+The manifest has a SHA-256 of its own, and one of the run's ``config.json`` and ``data.json``, so
+that no net is trained on under other settings than those it began with. A folder is written under
+another name, flushed to the disk and renamed.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from pydantic import ValidationError
+from pydantic_core import from_json
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -59,19 +63,27 @@ class _File(Record):
 
 
 class _Manifest(Record):
+    """Of checkpoints that older versions wrote, ``run`` and ``sha256`` are not known."""
+
     schema_version: Count
+    run: str | None = None
     files: dict[str, _File]
+    sha256: str | None = None  # of all the rest, see `seal`
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        directory: The run's folder.
+        directory: The run's folder; its ``config.json`` and ``data.json`` are there from the start.
+
+    Raises:
+        StorageFailed: The system refused to read those two.
     """
 
     def __init__(self, directory: Path) -> None:
         self.folder = directory / "checkpoints"
+        self._run = _digest(directory / "config.json", directory / "data.json")
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write one and remove those that nothing needs any more.
@@ -89,12 +101,14 @@ class Checkpoints:
             name: _File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
             for name, content in contents.items()
         }
-        manifest = _Manifest(schema_version=1, files=files).model_dump_json(indent=2)
-        contents[_MANIFEST] = manifest.encode()
+        manifest = _Manifest(schema_version=1, run=self._run, files=files).model_dump()
+        manifest["sha256"] = seal(manifest)
+        contents[_MANIFEST] = json.dumps(manifest, indent=2).encode()
         target = self._at(update)
         temporary = target.with_suffix(".tmp")
         with storage(target, needed=sum(map(len, contents.values()))):
             self.folder.mkdir(exist_ok=True)
+            flush_folder(self.folder.parent)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             for name, content in contents.items():
@@ -106,7 +120,7 @@ class Checkpoints:
             self._remove(target)  # after a crash behind its last update
             temporary.rename(target)
             flush_folder(self.folder)
-            self._prune({checkpoint.progress.best_update})
+            self._prune()
 
     def newest(self, *, clean: bool) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is intact together with the best one that it builds on.
@@ -119,6 +133,7 @@ class Checkpoints:
             The checkpoint, if there is any, and what was wrong with newer ones, one line each.
 
         Raises:
+            BadInput: A newer recdrop or another run wrote one.
             StorageFailed: The system refused to read.
         """
         told: list[str] = []
@@ -145,31 +160,52 @@ class Checkpoints:
 
         Raises:
             Damaged: It is not there whole.
-            BadInput: A newer recdrop wrote it.
+            BadInput: A newer recdrop or another run wrote it.
             StorageFailed: The system refused to read.
         """
         folder = self._at(update)
         try:
-            manifest = _Manifest.model_validate_json(_read(folder / _MANIFEST))
-            if manifest.schema_version != 1:
-                raise BadInput(
-                    f"{folder}: written by a newer recdrop (schema {manifest.schema_version}, "
-                    "this one knows 1); go on with that one"
-                )
+            manifest = self._manifest(folder)
             contents = {name: _read(folder / name) for name in (_WEIGHTS, _STATE, _PROGRESS)}
             for name, content in contents.items():
                 told = manifest.files.get(name)
                 if told is None or told.sha256 != hashlib.sha256(content).hexdigest():
                     raise Damaged(f"{folder / name}: its SHA-256 is not the manifest's")
+            progress = Progress.model_validate_json(contents[_PROGRESS])
+            if progress.update != update:
+                raise Damaged(f"{folder}: what is in it is of update {progress.update}")
             return Checkpoint(
                 safetensors.torch.load(contents[_WEIGHTS]),
                 safetensors.torch.load(contents[_STATE]),
-                Progress.model_validate_json(contents[_PROGRESS]),
+                progress,
             )
         except ValidationError as error:
             raise Damaged(f"{folder}: {'; '.join(faults(error))}") from None
-        except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except SafetensorError as error:
             raise Damaged(f"{folder}: {error}") from None
+
+    def _manifest(self, folder: Path) -> _Manifest:
+        content = _read(folder / _MANIFEST)
+        try:
+            told = from_json(content)
+            intact = isinstance(told, dict) and told.get("sha256") in (None, seal(told))
+        except ValueError as error:
+            raise Damaged(f"{folder / _MANIFEST}: {error}") from None
+        if not intact:
+            raise Damaged(f"{folder / _MANIFEST}: its SHA-256 is not its own")
+        schema = told.get("schema_version")
+        if isinstance(schema, int) and schema > 1:
+            raise BadInput(
+                f"{folder}: written by a newer recdrop (schema {schema}, this one knows 1); "
+                "go on with that one"
+            )
+        manifest = _Manifest.model_validate_json(content)
+        if manifest.run not in (None, self._run):
+            raise BadInput(
+                f"{folder}: it is of another run, or config.json or data.json has been changed "
+                "since it was written; put them back as they were, or choose another folder"
+            )
+        return manifest
 
     def _at(self, update: int) -> Path:
         return self.folder / f"step-{update:09d}"
@@ -179,16 +215,41 @@ class Checkpoints:
             names = [path.name for path in self.folder.glob("step-*")]
         return (int(name[5:]) for name in names if name[5:].isdecimal())
 
-    def _prune(self, needed: Collection[int | None]) -> None:
+    def _prune(self) -> None:
         newest = sorted(self._updates(), reverse=True)
+        needed = {self._best(update) for update in newest[:_KEPT]}
         for update in newest[_KEPT:]:
             if update not in needed:
                 self._remove(self._at(update))
+
+    def _best(self, update: int) -> int | None:
+        """The best net's update, as a checkpoint that may be damaged tells it."""
+        try:
+            content = _read(self._at(update) / _PROGRESS)
+            return Progress.model_validate_json(content).best_update
+        except (Damaged, ValidationError):
+            return None
 
     def _remove(self, folder: Path) -> None:
         if folder.exists():
             gone = folder.rename(folder.with_suffix(".old.tmp"))
             shutil.rmtree(gone)
+
+
+def seal(manifest: dict[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of a manifest without its own."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(*paths: Path) -> str:
+    """SHA-256, in hexadecimal, of files one after another; one that is missing is empty."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with storage(path), suppress(FileNotFoundError):
+            digest.update(path.read_bytes())
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> bytes:

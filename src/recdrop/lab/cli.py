@@ -1,6 +1,9 @@
 """The command line: ``recdrop …``. Thin, and without torch until a command has something to do."""
 
 import difflib
+import io
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +28,8 @@ app = App(
 for command in (train, evaluate, generate, reproduce, report):
     app.command(command)
 
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)  # torch's own words
+
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -33,21 +38,31 @@ def main(tokens: Sequence[str] | None = None) -> int:
         tokens: What follows ``recdrop``; None takes it from the process.
 
     Returns:
-        0 done, 2 bad input, 3 diverged, 4 storage, 130 or 143 stopped by a signal, 1 anything else;
-        where several runs failed, the largest of theirs.
+        0 done, 2 bad input, 3 diverged, 4 storage, 130 or 143 stopped by a signal, 141 nobody reads
+        the output any more, 1 anything else; where several runs failed, the largest of theirs.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of a text
     try:
         command, bound = _parse(list(sys.argv[1:] if tokens is None else tokens))
         result = command(*bound.args, **bound.kwargs)
     except LabError as error:
         complain(str(error))
         return error.exit_code
+    except BrokenPipeError:  # as behind `| head`; what is left to be flushed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         complain(str(error))
         return StorageFailed.exit_code
     except KeyboardInterrupt:
         complain("stopped by SIGINT")
         return 128 + signal.SIGINT
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        complain(f"there is not enough memory; a smaller model or batch needs less ({error})")
+        return BadInput.exit_code
     return result if isinstance(result, int) else 0
 
 
@@ -65,11 +80,17 @@ def _parse(tokens: list[str]) -> tuple[Callable[..., Any], BoundArguments]:
     except CycloptsError as error:
         cause = error.__cause__
         named = isinstance(cause, ValidationError)
-        told += [f"--{fault}" for fault in faults(cause)] if named else [str(error)]
+        told += [_as_option(fault) for fault in faults(cause)] if named else [str(error)]
     else:
         if not told:
             return command, bound
     raise BadInput("\n".join(told))
+
+
+def _as_option(fault: str) -> str:
+    """A fault of a field as one of the option that sets it."""
+    field, colon, told = fault.partition(":")
+    return f"--{field.replace('_', '-')}{colon}{told}"
 
 
 def _unknown_options(tokens: list[str]) -> tuple[list[str], list[str]]:

@@ -1,8 +1,12 @@
 """``recdrop train``, ``evaluate``, ``generate`` and ``report``."""
 
+import json
 import math
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +14,7 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from recdrop.lab.config import Run, TaskName, changed, settings
-from recdrop.lab.console import console, say
+from recdrop.lab.console import complain, console, say
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper.presets import PRESETS
 
@@ -38,9 +42,11 @@ class TrainOptions(_Options):
     """Where the settings start from; `--preset help` lists them."""
     config: Path | None = None
     """A TOML file of settings, over the preset's."""
-    set: Annotated[list[str], Parameter(negative="")] = Field(default_factory=list)
-    """One setting, such as model.hidden=64, over the file's; may be repeated."""
-    tensorboard: bool = False
+    set: Annotated[list[str], Parameter(negative="", show_default=False)] = Field(
+        default_factory=list
+    )
+    """One setting, such as model.hidden=64, over the file's; may be repeated. none unsets."""
+    tensorboard: Annotated[bool, Parameter(negative="")] = False
     """Write RUN/tensorboard as well (needs recdrop[tensorboard])."""
 
 
@@ -63,7 +69,7 @@ def train(
 
     result = train_here(folder, run, options.data, tensorboard=options.tensorboard)
     if result is not None:
-        _tell_result(folder, result)
+        _tell_result(folder, task, result)
     return 0
 
 
@@ -77,37 +83,90 @@ def configured(task: TaskName, options: TrainOptions) -> Run | None:
     name = options.preset or next(iter(presets))
     if name == "help":
         return None
-    if name not in presets:
-        raise BadInput(f"--preset {name}: {task} has {', '.join(presets)}")
-    return changed(presets[name], _toml(options.config), settings(options.set))
+    told = [] if name in presets else [f"--preset {name}: {task} has {', '.join(presets)}, help"]
+    layers = []
+    for read in (lambda: _toml(options.config), lambda: settings(options.set)):
+        try:
+            layers.append(_as_json(read()))
+        except BadInput as error:
+            told.append(str(error))
+    told += [fault for layer in layers for fault in _reserved(layer, task)]
+    if len(layers) == 2 and name in presets:
+        try:
+            run = changed(presets[name], *layers)
+        except BadInput as error:
+            told.append(str(error))
+        else:
+            if not told:
+                return run
+    if options.data is not None and not options.data.exists():  # else it is told once it is read
+        told.append(f"--data {options.data}: no such file or folder")
+    raise BadInput("\n".join(told))
 
 
 def _toml(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BadInput(f"--config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of many digits
         raise BadInput(f"--config {path}: not TOML: {error}") from None
 
 
+def _as_json(value: Any) -> Any:
+    """TOML's values as JSON's: ``"none"`` is null, for which TOML has no word; a date is a text."""
+    if isinstance(value, dict):
+        return {key: _as_json(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    if isinstance(value, date | time):
+        return str(value)
+    return None if value == "none" else value
+
+
+def _reserved(layer: dict[str, Any], task: TaskName) -> Iterator[str]:
+    """What settings ask for that is not theirs; it is taken out of them."""
+    asked = layer.pop("task", task)
+    if asked != task:
+        yield f"task: the command says {task}, the settings {asked!r}"
+    for key in ("table", "scale"):
+        if layer.pop(key, None) is not None:
+            yield f"{key}: only recdrop reproduce trains for the paper's tables"
+
+
 def _list_presets(task: TaskName) -> int:
+    out = console()
+    say(out, "# Each is a file for --config; each line also goes with --set.")
     for number, (name, run) in enumerate(PRESETS[task].items()):
-        say(console(), f"{name}{'' if number else ' (default)'}: {run.model_dump_json()}")
+        say(out, f"\n# {name}{'' if number else ' (default)'}")
+        values = run.model_dump(mode="json", exclude={"task", "table", "scale"})
+        for key, value in sorted(values.items(), key=lambda item: isinstance(item[1], dict)):
+            parts = value if isinstance(value, dict) else {"": value}
+            for part, one in sorted(parts.items(), key=lambda item: item[0] != "kind"):
+                say(out, f"{key}{'.' if part else ''}{part} = {_as_toml(one)}")
     return 0
 
 
-def _tell_result(folder: Path, result: "Result") -> None:
-    from recdrop.lab.progress import duration
+def _as_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_as_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_as_toml, value)) + "]"
+    return json.dumps("none" if value is None else value)
+
+
+def _tell_result(folder: Path, task: TaskName, result: "Result") -> None:
+    from recdrop.lab.progress import MEASURES, duration
 
     outcome, out = result.outcome, console()
     ended = {"epochs": "all epochs", "min_lr": "the smallest learning rate", "rule": "its rule"}
     why = ended.get(outcome.stopped_by, "patience")
     kept = f", kept: update {outcome.best_update:,}" if outcome.best_update else ""
     say(out, f"{outcome.updates:,} updates, ended by {why}{kept}, {duration(result.seconds)}")
-    say(out, ", ".join(f"{name} {score:.5g}" for name, score in sorted(outcome.scores.items())))
+    scores = ", ".join(f"{name} {score:.5g}" for name, score in sorted(outcome.scores.items()))
+    say(out, f"{MEASURES[task]}: {scores}")
     say(out, f"Run: {folder}")
 
 
@@ -118,10 +177,10 @@ class EvaluateOptions(_Options):
     """What `evaluate` takes."""
 
     data: Path
-    """A text file."""
+    """One text file."""
     streams: Annotated[int | None, Field(ge=1, le=100_000)] = None
     """Parts read side by side, each from a zero state. Default: the run's batch; 1 is exact."""
-    paper_style: bool = False
+    paper_style: Annotated[bool, Parameter(negative="")] = False
     """Also the authors' own number: mean of each batch's perplexity, eps 1e-6, text cut to whole
     windows."""
 
@@ -134,23 +193,30 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     run
         Folder of a trained language model.
     """
+    from recdrop.lab.progress import predictions
     from recdrop.lab.tasks.language_model import evaluate as measure
     from recdrop.lab.tasks.language_model import paper_style
     from recdrop.lab.text import read_text
     from recdrop.lab.trained import open_trained
+    from recdrop.lab.vocabulary import UNKNOWN
 
+    if options.data.is_dir():
+        raise BadInput(f"--data {options.data} is a folder; give one file, such as its test text")
     trained = open_trained(run)
-    data = trained.run.data
+    data, unknown = trained.run.data, trained.vocabulary.unknown
     tokens = read_text(options.data, trained.vocabulary)
     out = console()
     streams = min(options.streams or data.batch, len(tokens))
     nats, count = measure(trained.net, tokens, streams, data.window, trained.vocabulary.start)
     say(out, f"{run}: the net after {trained.update:,} updates")
-    say(out, f"{_figure(trained, nats / count)} on all {count:,} tokens of {options.data}")
+    told = f"{_figure(trained, nats / count)} on all {count:,} {predictions(trained.run)[1]}"
+    lacked = 0 if unknown is None else int((tokens == unknown).sum())
+    told += f", {lacked:,} of them {UNKNOWN}" if lacked else ""
+    say(out, f"{told}, of {options.data}")
     if options.paper_style:
         rows = data.batch * (data.window // (data.stride or data.window))
         score = paper_style(trained.net, tokens, rows, data.window)
-        say(out, f"paper style: perplexity {score:.4g}")
+        say(out, f"paper style: {_figure(trained, math.log(score))}")
     return 0
 
 
@@ -198,25 +264,36 @@ def generate(
             length=options.length,
             temperature=options.temperature,
             top_k=options.top_k,
-            seed=options.seed + number,
+            seed=(options.seed + number) % 2**63,
         )
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+        try:
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except BadInput as error:
+            if options.prompt is not None or not sys.stdin.isatty():
+                raise
+            complain(str(error))  # whoever sits there can ask again
+        else:
+            sys.stdout.write("\n")
     return 0
 
 
-def _asked():
+def _asked() -> Iterator[str]:
     """Lines of standard input, with a sign that one is awaited where somebody sits there."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if terminal:
+        with suppress(ImportError):  # where there is one, `input` lets lines be edited
+            import readline  # noqa: F401
     while True:
-        if sys.stdin.isatty():
-            sys.stdout.write("> ")
-            sys.stdout.flush()
-        line = sys.stdin.readline()
-        if not line:
+        try:
+            yield input("> " if terminal else "")
+        except EOFError:
+            if terminal:
+                sys.stdout.write("\n")
             return
-        yield line.rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"standard input is not UTF-8: {error.reason}") from None
 
 
 # ------------------------------------------------------------------------------------------ report

@@ -12,6 +12,7 @@ from recdrop.lab.config import Run, TemporalOrderRun
 from recdrop.lab.records import Event, Row
 
 _PLAIN_INTERVAL = 10.0  # seconds between two plain lines
+MEASURES = {"temporal-order": "accuracy", "word-lm": "perplexity", "char-lm": "bits"}
 
 
 def predictions(run: Run) -> tuple[int, str]:
@@ -169,7 +170,7 @@ class PlainView:
             return
         self._last = self._ledger.elapsed
         told = [f"{self._ledger.elapsed:.0f} s: {_overall(self._ledger)}"]
-        told += [f"{label(part.run)} {_position(part)}" for part in self._ledger.running()]
+        told += [f"{label(p.run)} {', '.join(_position(p))}" for p in self._ledger.running()]
         self._console.print("; ".join(told), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -185,8 +186,9 @@ class LiveView:
         self._ledger = ledger
         self._progress = progress
         self._bars: dict[tuple[str, int], TaskID] = {}
-        together = "all cells" if ledger.total > 1 else "time left"
-        self._all = progress.add_task(together, total=ledger.total, told="")
+        self._all = progress.add_task(
+            "all cells", total=ledger.total, told="", visible=ledger.total > 1
+        )
 
     def refresh(self) -> None:
         """Bring the bars up to date."""
@@ -198,9 +200,16 @@ class LiveView:
             if key not in self._bars:
                 self._bars[key] = self._progress.add_task(label(part.run), total=None, told="")
             self._progress.update(
-                self._bars[key], completed=part.update, total=part.cap, told=_position(part)
+                self._bars[key], completed=part.update, total=part.cap, told=self._told(part)
             )
         self._progress.update(self._all, completed=self._ledger.done, told=_overall(self._ledger))
+
+    def _told(self, part: _Part) -> str:
+        """Where a run is, in two lines, to fit a terminal of 80 columns beside a bar."""
+        epoch, *numbers = _position(part)
+        if self._ledger.total == 1:
+            epoch = ", ".join(filter(None, (epoch, _overall(self._ledger))))
+        return "\n".join([epoch, "; ".join(numbers)] if numbers else [epoch])
 
 
 def _warn(ledger: Ledger, console: Console) -> None:
@@ -217,11 +226,11 @@ def view(ledger: Ledger, console: Console) -> Iterator[PlainView | LiveView]:
         return
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=None),  # what is left of the line
         TextColumn("{task.fields[told]}", markup=False),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
         yield LiveView(ledger, progress)
 
 
@@ -247,17 +256,20 @@ def _overall(ledger: Ledger) -> str:
     return f"{ledger.done} of {ledger.total} done{told}" if ledger.total > 1 else told[2:]
 
 
-def _position(part: _Part) -> str:
+def _position(part: _Part) -> list[str]:
+    """Its epoch, its speed, its scores, as far as they are known."""
     if part.steps is None:
-        return "starting"
-    told = [f"epoch {min(part.update // part.steps + 1, part.run.schedule.epochs)}"]
-    told[0] += f" of at most {part.run.schedule.epochs:,}"
+        return ["starting"]
+    epochs = part.run.schedule.epochs
+    told = [f"epoch {min(part.update // part.steps + 1, epochs)} of at most {epochs:,}"]
     if part.update > part.first:
         each, unit = predictions(part.run)
         rate = each * (part.update - part.first) / part.seconds
         told.append(f"{rate:,.0f} {unit}/s")
-    told += [f"{split} {_score(part.run, row)}" for split, row in part.rows.items()]
-    return ", ".join(told)
+    if part.rows:
+        scores = [f"{split} {_score(part.run, row)}" for split, row in part.rows.items()]
+        told.append(f"{MEASURES[part.run.task]}: {', '.join(scores)}")
+    return told
 
 
 def _score(run: Run, row: Row) -> str:

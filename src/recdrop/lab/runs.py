@@ -1,7 +1,7 @@
 """The folder of one run: what was asked, what happened, what came out.
 
 ======================  ============================================================
-``config.json``         the `Run`, written first
+``config.json``         the `Run`; once it is there, training has begun
 ``data.json``           names, SHA-256 and sizes of the files that it learns from
 ``vocabulary.json``     of a language model
 ``env.json``            versions, threads, processor, date of the last sitting
@@ -16,6 +16,7 @@ Running a folder again goes on where it stopped, to the same bits; once it is fi
 what is there.
 """
 
+import errno
 import json
 import os
 import time
@@ -76,10 +77,14 @@ def run_cell(
         stopping: Asked after each update; True saves and raises `recdrop.lab.train.Interrupted`.
         save_every: Seconds between two checkpoints; there is one more at every new best.
 
+    Returns:
+        What it came to; in a process that only helps without the scores of evaluation.
+
     Raises:
         BadInput: The folder holds another run or other data, or another process works on it.
         Diverged: A loss or gradient was not finite; ``failed.json`` keeps the message.
         StorageFailed: Something could not be read or written.
+        PeerLost: Another process of the run ended or hangs.
     """
     watcher = watcher or Watcher()
     with World() as world, locked(directory) if world.leads else nullcontext():
@@ -117,7 +122,6 @@ class _Folder:
 
     def __init__(self, directory: Path, watcher: Watcher, save_every: float) -> None:
         self.directory, self.watcher, self.save_every = directory, watcher, save_every
-        self.checkpoints = Checkpoints(directory)
         self.metrics = directory / "metrics.jsonl"
         self.saved = time.monotonic()
 
@@ -126,14 +130,16 @@ class _Folder:
         for stale in ("failed.json", *(path.name for path in self.directory.glob("*.tmp"))):
             with storage(self.directory / stale):
                 (self.directory / stale).unlink(missing_ok=True)
-        self._same("data.json", json.dumps(prepared.sources, indent=2) + "\n")
+        begun = read_text(self.directory / "config.json") is not None
+        self._same("data.json", json.dumps(prepared.sources, indent=2) + "\n", begun=begun)
         if prepared.vocabulary is not None:
-            self._same("vocabulary.json", prepared.vocabulary)
-        self.write("config.json", run)
+            self._same("vocabulary.json", prepared.vocabulary, begun=begun)
+        if not begun:
+            self.write("config.json", run)
         write_whole(self.directory / "env.json", json.dumps(environment(), indent=2) + "\n")
 
-    def _same(self, name: str, content: str) -> None:
-        stored = read_text(self.directory / name)
+    def _same(self, name: str, content: str, *, begun: bool) -> None:
+        stored = read_text(self.directory / name) if begun else None
         if stored is None:
             write_whole(self.directory / name, content)
         elif stored != content:
@@ -148,6 +154,7 @@ class _Folder:
 
     def resumed(self) -> Checkpoint | None:
         """The checkpoint to go on from, if there is one."""
+        self.checkpoints = Checkpoints(self.directory)
         start, told = self.checkpoints.newest(clean=True)
         if told:
             where = f"update {start.progress.update}" if start else "the beginning"
@@ -158,22 +165,25 @@ class _Folder:
     def opened(self, length: int) -> Iterator[None]:
         """Hold the log open, cut to what the checkpoint knows of it."""
         with storage(self.metrics):
-            self.file = self.metrics.open("ab")
+            # Not buffered: what a full disk refuses would be refused once more when it is closed.
+            self.file = self.metrics.open("ab", buffering=0)
         with self.file:
             with storage(self.metrics):
                 there = self.metrics.stat().st_size
                 if there < length:
                     raise StorageFailed(
                         f"{self.metrics}: has {there} bytes of the {length} that the checkpoint "
-                        "knows of; without them the run's record would have a hole"
+                        "knows of; without them the run's record would have a hole. Put them back, "
+                        "or choose another folder to begin anew"
                     )
                 self.file.truncate(length)
             yield
 
     def log(self, row: Row) -> int:
-        with storage(self.metrics):
-            self.file.write(row.model_dump_json().encode() + b"\n")
-            self.file.flush()
+        line = row.model_dump_json().encode() + b"\n"
+        with storage(self.metrics, needed=len(line)):
+            if self.file.write(line) < len(line):  # cut short; the next start removes the piece
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             length = self.file.tell()
         self.watcher.row(row)
         return length

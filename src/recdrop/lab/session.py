@@ -1,5 +1,6 @@
 """One run or one text in this process, told on the console."""
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +10,16 @@ import torch
 from rich.console import Console
 
 from recdrop.lab.config import Run
-from recdrop.lab.console import console
+from recdrop.lab.console import complain, console, say
 from recdrop.lab.errors import BadInput
 from recdrop.lab.generation import generate
 from recdrop.lab.progress import Ledger, LiveView, PlainView, view
 from recdrop.lab.records import Event, Progress, Result, Row
 from recdrop.lab.runs import Watcher, run_cell
 from recdrop.lab.signals import Stopped, stop_signals
-from recdrop.lab.text import decode_text, encode_line
 from recdrop.lab.train import Interrupted
 from recdrop.lab.trained import Trained
+from recdrop.lab.vocabulary import UNKNOWN, decode_text, encode_line
 from recdrop.lab.world import World
 
 _REFRESH = 0.2  # seconds between two looks at the display
@@ -27,11 +28,17 @@ _REFRESH = 0.2  # seconds between two looks at the display
 class _Shown(Watcher):
     """Shows a run's progress."""
 
-    def __init__(self, run: Run, ledger: Ledger, display: PlainView | LiveView) -> None:
-        self.run, self.ledger, self.display = run, ledger, display
+    def __init__(
+        self, run: Run, ledger: Ledger, display: PlainView | LiveView, out: Console
+    ) -> None:
+        self.run, self.ledger, self.display, self.out = run, ledger, display, out
         self.shown = 0.0
+        self.begun = False
 
     def prepared(self, run: Run, steps: int, progress: Progress) -> None:
+        self.begun = True
+        if progress.update:
+            say(self.out, f"going on from update {progress.update:,}, epoch {progress.epoch + 1}")
         self.ledger.heard(run, Event(steps=steps, update=progress.update))
 
     def updated(self, progress: Progress) -> None:
@@ -46,6 +53,9 @@ class _Shown(Watcher):
     def warned(self, message: str) -> None:
         self.ledger.heard(self.run, Event(warning=message))
         self.display.refresh()
+
+    def close(self) -> None:
+        """Nothing more comes."""
 
 
 class _Board(_Shown):
@@ -69,6 +79,10 @@ class _Board(_Shown):
             self.writer.add_scalar(f"{row.split}/{name}", getattr(row, name), row.update)
         self.writer.flush()
 
+    def close(self) -> None:
+        if self.begun:
+            self.writer.close()
+
 
 def train_here(
     folder: Path, run: Run, data: Path | None, *, tensorboard: bool = False
@@ -87,14 +101,18 @@ def train_here(
     ledger = Ledger([run], 1)
     ledger.started(run)
     with stop_signals() as stopping, view(ledger, out) as display:
-        shown = (run, ledger, display)
+        shown = (run, ledger, display, out)
         watcher = _Board(folder, *shown) if tensorboard and leads else _Shown(*shown)
         try:
             result = run_cell(folder, run, data, watcher=watcher, stopping=stopping)
         except Interrupted as error:
             told = f"{error}; saved, the same command goes on"
-            raise Stopped(stopping.number or 15, told) from None
+            raise Stopped(stopping.number or signal.SIGTERM, told) from None
+        finally:
+            watcher.close()
         display.refresh()
+        if not watcher.begun:
+            say(out, "finished before, nothing was trained")
     return result if leads else None
 
 
@@ -110,10 +128,17 @@ def write_text(
     """The prompt and what the model writes after it, piece by piece.
 
     Raises:
-        BadInput: See `recdrop.lab.generation.generate`.
+        BadInput: The prompt is not text; and see `recdrop.lab.generation.generate`.
     """
     vocabulary = trained.vocabulary
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # bytes that were none came through as halves of characters
+        raise BadInput("the prompt is not UTF-8") from None
     ids = encode_line(prompt, vocabulary)
+    lacked = ids.count(vocabulary.unknown) if vocabulary.unknown is not None else 0
+    if lacked:
+        complain(f"{lacked} of {len(ids)} symbols of the prompt are read as {UNKNOWN}")
     written = generate(
         trained.net,
         ids,

@@ -1,4 +1,4 @@
-r"""Texts as ids: files, vocabularies, prompts, printing.
+r"""Texts as ids: which files, how they become symbols, how these become ids.
 
 What a file must be, and how it is read:
 
@@ -11,11 +11,8 @@ What a file must be, and how it is read:
 * A word ``<eos>`` in a text is that same symbol, and ends a line; a line that has one at its end
   gets no second. A word ``<unk>`` is the unknown symbol.
 * **Spaced** characters, as in Mikolov's character files (``t h e _ c a t``), are words; only
-  prompts and printing differ: ``_`` is shown as a blank, the blanks between mean nothing.
+  prompts and printing differ, see `recdrop.lab.vocabulary`.
 * **Characters** are the code points, ``\n`` among them; nothing is added.
-* The vocabulary is that of the whole training text, by falling count, then by first appearance.
-  ``<eos>`` and ``<unk>`` stay, however rare. An ``<unk>`` that is wanted and not in the text comes
-  last.
 * Without an ``<unk>``, a file with a symbol that the vocabulary lacks is refused with its line.
   With one, a file is refused if everything in it is unknown (blanks do not count): it is surely
   the wrong file.
@@ -25,175 +22,25 @@ What a file must be, and how it is read:
 
 import codecs
 import hashlib
-import json
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, ValidationError
 from torch import Tensor
 
-from recdrop.lab.config import Record, TaskName, TextData, faults
+from recdrop.lab.config import TaskName, TextData
 from recdrop.lab.errors import BadInput
 from recdrop.lab.storage import storage
+from recdrop.lab.vocabulary import EOS, UNKNOWN, Splitting, Vocabulary, shown
 
-Splitting = Literal["words", "spaced", "characters"]
-EOS = "<eos>"
-UNKNOWN = "<unk>"
-
-_SCHEMA = 1
 _LINE_END = "\0"  # while a file is read: cannot be in it, for NUL is refused
 _BLOCK = 1 << 20  # bytes decoded at a time, so that a text is never whole in memory as strings
 _LOOKED_AT = 1_000  # words that "auto" goes by, see TextData
-
-
-# --------------------------------------------------------------------------------- the vocabulary
-
-
-def _readable(schema: int) -> int:
-    if schema > _SCHEMA:
-        raise ValueError(f"{schema} is of a newer recdrop, this one reads up to {_SCHEMA}")
-    return schema
-
-
-class _Stored(Record):
-    version: Annotated[int, AfterValidator(_readable), Field(alias="schema", ge=1)]
-    splitting: Splitting
-    closed: bool
-    symbols: Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The symbols of a text; the id of each is its place.
-
-    Attributes:
-        symbols: All different.
-        splitting: How a text becomes symbols: ``"words"``, ``"spaced"`` or ``"characters"``.
-        closed: Symbols that it lacks are refused, even if the text itself has an ``<unk>``.
-
-    Example:
-        >>> vocabulary = Vocabulary(("the", "<eos>", "cat", "<unk>"))
-        >>> vocabulary.encode(["the", "dog", "<eos>"])
-        [0, 3, 1]
-    """
-
-    symbols: tuple[str, ...]
-    splitting: Splitting = "words"
-    closed: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.ids) < len(self.symbols):
-            twice = next(s for i, s in enumerate(self.symbols) if self.ids[s] != i)
-            raise ValueError(f"the symbol {_shown(twice)} is there twice")
-
-    def __len__(self) -> int:
-        return len(self.symbols)
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """The id of each symbol."""
-        return {symbol: i for i, symbol in enumerate(self.symbols)}
-
-    @property
-    def eos(self) -> int | None:
-        """Id of ``<eos>``; None where line ends are characters."""
-        return None if self.splitting == "characters" else self.ids.get(EOS)
-
-    @property
-    def start(self) -> int | None:
-        """Id of what a text begins after: ``<eos>``, or the line feed of characters, if any."""
-        return self.ids.get("\n") if self.splitting == "characters" else self.ids.get(EOS)
-
-    @property
-    def unknown(self) -> int | None:
-        """Id of what stands for every symbol that is not here; None: such are refused."""
-        return None if self.closed else self.ids.get(UNKNOWN)
-
-    def encode(self, symbols: Iterable[str]) -> list[int]:
-        """The ids of symbols.
-
-        Raises:
-            BadInput: One is not here and there is no ``<unk>`` for it.
-        """
-        ids = []
-        for symbol in symbols:
-            known = self.ids.get(symbol, self.unknown)
-            if known is None:
-                raise BadInput(f"{_shown(symbol)} is not in the vocabulary, which has no {UNKNOWN}")
-            ids.append(known)
-        return ids
-
-    def decode(self, ids: Iterable[int]) -> list[str]:
-        """The symbols of ids."""
-        return [self.symbols[i] for i in ids]
-
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of `to_json`, in hexadecimal."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """The content of a vocabulary file, one symbol a line."""
-        head = {"schema": _SCHEMA, "splitting": self.splitting, "closed": self.closed}
-        return json.dumps(head | {"symbols": self.symbols}, ensure_ascii=False, indent=0) + "\n"
-
-    @classmethod
-    def from_json(cls, content: str | bytes, name: Path | str) -> "Vocabulary":
-        """A vocabulary from `to_json`'s text.
-
-        Args:
-            content: The text, or its UTF-8.
-            name: The file that it came from, for messages.
-
-        Raises:
-            BadInput: It is none; every fault is told.
-        """
-        try:
-            stored = _Stored.model_validate_json(content)
-            return cls(stored.symbols, stored.splitting, stored.closed)
-        except ValidationError as error:
-            told = "; ".join(faults(error))
-        except ValueError as error:
-            told = str(error)
-        raise BadInput(f"{name} is not a vocabulary: {told}")
-
-
-def encode_line(text: str, vocabulary: Vocabulary) -> list[int]:
-    """The ids of a prompt; no ``<eos>`` is added, but a line break in it is one.
-
-    Args:
-        text: Any; in spaced characters each run of blanks is one ``_``.
-        vocabulary: The run's.
-
-    Raises:
-        BadInput: It has a symbol that the vocabulary lacks, without an ``<unk>`` for it.
-    """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if vocabulary.splitting == "words":
-        return vocabulary.encode(text.replace("\n", f" {EOS} ").split())
-    if vocabulary.splitting == "spaced":
-        text = re.sub(r"[^\S\n]+", "_", text)
-        return vocabulary.encode(EOS if char == "\n" else char for char in text)
-    return vocabulary.encode(text)
-
-
-def decode_text(ids: Iterable[int], vocabulary: Vocabulary) -> str:
-    """Ids as they are printed: ``<eos>`` is a line break, words have blanks between them."""
-    ends = vocabulary.eos
-    symbols = ["\n" if i == ends else vocabulary.symbols[i] for i in ids]
-    if vocabulary.splitting == "words":
-        return " ".join(symbols).replace(" \n", "\n").replace("\n ", "\n")
-    text = "".join(symbols)
-    return text.replace("_", " ") if vocabulary.splitting == "spaced" else text
 
 
 # -------------------------------------------------------------------------------------- the corpus
@@ -255,7 +102,9 @@ def read_corpus(path: Path, task: TaskName, data: TextData) -> Corpus:
     whole = _read(first, symbols)
     others = [_read(file, whole.splitting) for file in others]
     parts = [whole, *others] if others else _split(whole)
-    vocabulary = _vocabulary(parts[0], data)
+    whole = parts[0]
+    counts = whole.counts().tolist()
+    vocabulary = Vocabulary.of_counts(whole.symbols, counts, whole.splitting, data)
     ids = [_encoded(part, vocabulary, alone=bool(others) or not part.start) for part in parts]
     sources = [Source(part.path.name, part.sha256, len(part.ids)) for part in parts]
     share = max(1, int(data.share * len(ids[0])))
@@ -481,21 +330,6 @@ def _split(text: _Text) -> list[_Text]:
 # ---------------------------------------------------------------------------- from symbols to ids
 
 
-def _vocabulary(text: _Text, data: TextData) -> Vocabulary:
-    counts = text.counts()
-    order = np.argsort(-counts, kind="stable")  # equal counts stay by first appearance
-    ranked = [text.symbols[i] for i in order if counts[i]]
-    often = [text.symbols[i] for i in order if counts[i] >= data.min_count]
-    added = [UNKNOWN] if data.unknown and UNKNOWN not in ranked else []
-    special = {EOS, UNKNOWN}.intersection(ranked)
-    kept = [symbol for symbol in often if symbol not in special]
-    if data.vocabulary is not None:
-        kept = kept[: max(0, data.vocabulary - len(special) - len(added))]
-    kept = special.union(kept)
-    symbols = [symbol for symbol in ranked if symbol in kept] + added
-    return Vocabulary(tuple(symbols), text.splitting, closed=not data.unknown)
-
-
 def _encoded(text: _Text, vocabulary: Vocabulary, *, alone: bool) -> Tensor:
     """A text in ids of a vocabulary.
 
@@ -517,7 +351,7 @@ def _encoded(text: _Text, vocabulary: Vocabulary, *, alone: bool) -> Tensor:
     if missing and unknown is None:
         at = int(np.flatnonzero(np.isin(text.ids, missing))[0])
         raise BadInput(
-            f"{text.path}:{text.line(at)}: {_shown(text.symbols[text.ids[at]])} is not in the "
+            f"{text.path}:{text.line(at)}: {shown(text.symbols[text.ids[at]])} is not in the "
             f"vocabulary, which has no {UNKNOWN}; is this the right file? "
             "To train with one: data.unknown=true"
         )
@@ -531,8 +365,3 @@ def _encoded(text: _Text, vocabulary: Vocabulary, *, alone: bool) -> Tensor:
             "is this the right file, and data.min_count not too high?"
         )
     return torch.from_numpy(table[text.ids])
-
-
-def _shown(symbol: str) -> str:
-    told = repr(symbol)
-    return told if len(told) <= 60 else f"{told[:57]}..."

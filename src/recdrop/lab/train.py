@@ -15,6 +15,8 @@ from recdrop.lab.records import Outcome, Progress, Row, Split, Stop
 from recdrop.lab.tasks.task import Measured, Task, stream
 from recdrop.lab.world import World
 
+_ADVICE = "A smaller optim.lr or optim.clip_norm may help"
+
 
 class Journal(Protocol):
     """Where training is written down: by the leading process; the others have none."""
@@ -59,7 +61,8 @@ def train(
 ) -> Outcome:
     """Train to the end, from the start or from a checkpoint: the bits are the same.
 
-    torch's global CPU generator, from which all dropout comes, is seeded here and restored after.
+    torch's global CPU generator, from which all dropout comes, is seeded here and restored after;
+    so is a GPU's, from which forward dropout draws there.
 
     Args:
         run: What to train.
@@ -70,13 +73,15 @@ def train(
         world: The processes that share the work.
 
     Raises:
-        Diverged: A loss or gradient was not finite; it was not stepped with.
+        Diverged: A loss, a gradient or what was to be saved was not finite; it was not used.
         BadInput: The checkpoint is of another run, or of another number of processes.
         Interrupted: ``stopping`` said so.
         StorageFailed: From the journal.
+        PeerLost: Another process ended or hangs.
     """
-    with torch.random.fork_rng(devices=[]):
-        trainer = _Trainer(run, task, journal, world or World())
+    world = world or World()
+    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
+        trainer = _Trainer(run, task, journal, world)
         if start is None:
             trainer.begin()
         else:
@@ -96,6 +101,7 @@ class _Trainer:
         self.run, self.task, self.journal, self.world = run, task, journal, world
         self.named = dict(task.net.named_parameters())
         self.parameters = list(self.named.values())
+        self.on_gpu = any(parameter.is_cuda for parameter in self.parameters)
         self.optimiser = _optimiser(run, self.parameters)
         self.progress = Progress(processes=world.size, lr=run.optim.lr)
         self.clock = time.monotonic()
@@ -107,6 +113,8 @@ class _Trainer:
         """Start afresh."""
         masks = stream(self.run.seed, f"masks {self.world.rank}" if self.world.rank else "masks")
         torch.random.set_rng_state(masks.get_state())
+        if self.on_gpu:
+            torch.cuda.manual_seed(masks.initial_seed())
         self.task.begin(0)
 
     def restore(self, start: Checkpoint) -> None:
@@ -117,10 +125,17 @@ class _Trainer:
                 f"the run was begun by {progress.processes} processes, which draw their own masks; "
                 f"it can go on with as many, not with {self.world.size}"
             )
+        if self.on_gpu != ("0.rng.cuda" in start.state):
+            raise BadInput(
+                "a run goes on where it was begun, on the CPU or on a GPU, for they round and draw "
+                "differently; CUDA_VISIBLE_DEVICES= hides the GPUs"
+            )
         try:
             self.task.net.load_state_dict(start.weights)
             own = self.world.mine(start.state)
             torch.random.set_rng_state(own.pop("rng"))
+            if self.on_gpu:
+                torch.cuda.set_rng_state(own.pop("rng.cuda"))
             self.task.begin(progress.epoch)
             self.task.carry({k[6:]: v for k, v in own.items() if k.startswith("carry.")})
             self._restore_optimiser(start.state)
@@ -146,13 +161,21 @@ class _Trainer:
         self.must_save = False
         self._move(seconds=time.monotonic() - self.clock)
         carried = {f"carry.{name}": value for name, value in self.task.carried().items()}
-        state = self.world.gathered(carried | {"rng": torch.random.get_rng_state()})
-        if not self.world.leads:
-            return
-        optimiser = self.optimiser.state_dict()["state"]
-        state |= {f"optimiser.{i}.{k}": v for i, part in optimiser.items() for k, v in part.items()}
-        weights = {name: value.detach() for name, value in self.task.net.state_dict().items()}
-        self.journal.save(Checkpoint(weights, state, self.progress))
+        carried["rng"] = torch.random.get_rng_state()
+        if self.on_gpu:
+            carried["rng.cuda"] = torch.cuda.get_rng_state()
+        state = self.world.gathered(carried)
+        for i, part in self.optimiser.state_dict()["state"].items():
+            state |= {f"optimiser.{i}.{key}": value.cpu() for key, value in part.items()}
+        weights = {name: v.detach().cpu() for name, v in self.task.net.state_dict().items()}
+        culprit = _culprit([*weights.items(), *state.items()])
+        if culprit is not None:
+            raise Diverged(
+                f"{self.run.name}, seed {self.run.seed}: {culprit} is not finite after update "
+                f"{self.progress.update}; it was not saved. {_ADVICE}"
+            )
+        if self.world.leads:
+            self.journal.save(Checkpoint(weights, state, self.progress))
 
     # ---------------------------------------------------------------------------------------- loop
 
@@ -205,7 +228,7 @@ class _Trainer:
         return Diverged(
             f"{self.run.name}, seed {self.run.seed}: {what} at update {self.progress.update + 1} "
             f"(batch {self.progress.step + 1} of epoch {self.progress.epoch + 1}){named}; stopped "
-            "before it was used. A smaller optim.lr or optim.clip_norm may help"
+            f"before it was used. {_ADVICE}"
         )
 
     def _end_row_if_due(self) -> None:
@@ -245,8 +268,8 @@ class _Trainer:
 
     def _look(self) -> Measured:
         """Look at the watched set; keep the net if it is the best so far."""
-        mine = self.task.look() if self.world.leads else Measured(0.0, 0.0)
-        looked = Measured(*self.world.from_leader(mine))
+        # Every process looks, for none may keep the others waiting; the leader's numbers count.
+        looked = Measured(*self.world.from_leader(self.task.look()))
         if not all(map(math.isfinite, looked)):
             raise self._diverged(
                 f"the score of the {self.task.watched} set is {looked.score}", None

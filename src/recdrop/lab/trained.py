@@ -9,7 +9,7 @@ from recdrop.lab.config import LanguageModelRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.runs import read_run, read_text
 from recdrop.lab.tasks.language_model import LanguageModelNet
-from recdrop.lab.text import Vocabulary
+from recdrop.lab.vocabulary import Vocabulary
 
 
 class Trained(NamedTuple):

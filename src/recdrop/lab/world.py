@@ -1,14 +1,28 @@
 """The processes of one run: alone, or started by torchrun.
 
 Each process trains on its own rows of every batch; gradients are averaged, so that all hold the
-same weights at every update.
+same weights at every update. What one of them cannot do ends them all: the others notice that it is
+gone, or late.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
+
+from recdrop.lab.errors import BadInput, LabError
+
+# A process that is this late is taken for hung. torchrun gives it 30 s more to end, so that all are
+# gone within a minute.
+_PATIENCE = timedelta(seconds=20)
+
+
+class PeerLost(LabError):
+    """Another process of the run ended, or hangs; it is for that one to say why."""
 
 
 class World:
@@ -17,16 +31,38 @@ class World:
     Attributes:
         rank: Number of this process, from 0.
         size: Number of processes.
+        device: Where the net is: this process's own GPU, else the CPU.
     """
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self._local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", self._local_rank)
 
     def __enter__(self) -> "World":
-        """Meet the others, where there are any."""
+        """Meet the others, where there are any.
+
+        Raises:
+            BadInput: There are fewer GPUs than processes on this machine.
+            PeerLost: The others do not come.
+        """
+        if self.device.type == "cuda":
+            there = torch.cuda.device_count()
+            if self._local_rank >= there:
+                raise BadInput(
+                    f"process {self.rank}: this machine has {there} GPUs, one for each process; "
+                    f"start {there} here, or hide the GPUs with CUDA_VISIBLE_DEVICES="
+                )
+            torch.cuda.set_device(self.device)
         if self.size > 1:
-            distributed.init_process_group("gloo")
+            if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+                _stay_on_this_machine()
+            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            with self._with_the_others():
+                distributed.init_process_group(backend, timeout=_PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,7 +80,8 @@ class World:
             return
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([grad.reshape(-1) for grad in grads])
-        distributed.all_reduce(flat)
+        with self._with_the_others():
+            distributed.all_reduce(flat)
         flat /= self.size
         parts = flat.split([grad.numel() for grad in grads])
         for parameter, part in zip(parameters, parts, strict=True):
@@ -56,7 +93,8 @@ class World:
         if self.size == 1:
             return mine
         together = torch.tensor(mine, dtype=torch.float64)
-        distributed.all_reduce(together)
+        with self._with_the_others():
+            distributed.all_reduce(together)
         return together.tolist()
 
     def from_leader(self, numbers: Sequence[float]) -> list[float]:
@@ -64,17 +102,20 @@ class World:
         if self.size == 1:
             return list(numbers)
         told = torch.tensor(list(numbers), dtype=torch.float64)
-        distributed.broadcast(told, 0)
+        with self._with_the_others():
+            distributed.broadcast(told, 0)
         return told.tolist()
 
     def gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All processes' tensors, of like shapes, named ``rank.name``; of use to the leader."""
+        """All processes' tensors, of like shapes, on the CPU and named ``rank.name``."""
         if self.size == 1:
-            return {f"0.{name}": tensor for name, tensor in tensors.items()}
+            return {f"0.{name}": tensor.cpu() for name, tensor in tensors.items()}
         together = {}
         for name, tensor in sorted(tensors.items()):
-            parts = [torch.empty_like(tensor) for _ in range(self.size)]
-            distributed.all_gather(parts, tensor.contiguous())
+            own = tensor.cpu().contiguous()
+            parts = [torch.empty_like(own) for _ in range(self.size)]
+            with self._with_the_others():
+                distributed.all_gather(parts, own)
             together |= {f"{rank}.{name}": part for rank, part in enumerate(parts)}
         return together
 
@@ -82,3 +123,24 @@ class World:
         """This process's own tensors among `gathered` ones."""
         prefix = f"{self.rank}."
         return {k.removeprefix(prefix): v for k, v in together.items() if k.startswith(prefix)}
+
+    @contextmanager
+    def _with_the_others(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # all that torch's backends raise
+            raise PeerLost(
+                f"process {self.rank} of {self.size}: another process of this run ended or hangs; "
+                f"the same command goes on from the last checkpoint ({_first_line(error)})"
+            ) from None
+
+
+def _stay_on_this_machine() -> None:
+    """Have gloo listen on the loopback interface only, unless the user names another."""
+    loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -59,4 +59,5 @@ def _prepare(run: Run, data: Path | None, world: World) -> Prepared:
     sources: dict[str, Any] = {split: source._asdict() for split, source in corpus.files.items()}
     sources["vocabulary"] = {"sha256": vocabulary.sha256, "symbols": len(vocabulary)}
     task = LanguageModelTask(run, corpus, world.rank, world.size)
+    task.net.to(world.device)
     return Prepared(task, sources, vocabulary.to_json())

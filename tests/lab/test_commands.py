@@ -1,0 +1,623 @@
+"""``recdrop train``, ``evaluate``, ``generate`` and ``report`` as a user meets them."""
+
+import importlib.util
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from recdrop.lab import progress, session
+from recdrop.lab.cli import main
+from recdrop.lab.commands import TrainOptions, configured
+from recdrop.lab.config import Adam, changed
+from recdrop.lab.errors import BadInput
+from recdrop.lab.paper.presets import PRESETS
+from recdrop.lab.records import Row
+from recdrop.lab.runs import read_rows
+from tests.lab.tiny import WORDS, write_text
+
+SMALL = {
+    "data.batch": 4,
+    "data.window": 6,
+    "model.hidden": 8,
+    "model.embedding": 5,
+    "schedule.epochs": 2,
+    "schedule.log_every": 20,
+}
+
+
+def setting(values: dict[str, object]) -> list[str]:
+    return [token for key, value in values.items() for token in ("--set", f"{key}={value}")]
+
+
+def train(task: str, data: Path, out: Path, *tokens: str, **changes: object) -> int:
+    """The command with the small settings; ``_`` in a name stands for a dot."""
+    settings = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
+    return main(
+        ["train", task, "--data", str(data), "--out", str(out), *setting(settings), *tokens]
+    )
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def characters(text, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("characters") / "run"
+    assert train("char-lm", text, run) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def words(text, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("words") / "run"
+    assert train("word-lm", text, run) == 0
+    return run
+
+
+def scores(run: Path) -> dict[str, float]:
+    return json.loads((run / "result.json").read_text())["outcome"]["scores"]
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("task", list(PRESETS))
+def test_presets_are_printed_as_files_that_give_them_back(task, tmp_path, capsys):
+    assert main(["train", task, "--preset", "help"]) == 0
+    _, *printed = re.split(r"^# (?=[a-z-]+(?: \(default\))?$)", capsys.readouterr().out, flags=re.M)
+    names = [block.split()[0] for block in printed]
+    assert names == list(PRESETS[task])
+    assert "(default)" in printed[0]
+    assert all("(default)" not in block for block in printed[1:])
+    other = names[-1] if len(names) > 1 else names[0]
+    for name, block in zip(names, printed, strict=True):
+        lines = [line for line in block.split("\n")[1:] if line]
+        options = TrainOptions(preset=other, set=lines)
+        assert configured(task, options) == PRESETS[task][name]
+        (tmp_path / "run.toml").write_text("\n".join(lines))
+        options = TrainOptions(preset=other, config=tmp_path / "run.toml")
+        assert configured(task, options) == PRESETS[task][name]
+
+
+def test_settings_go_over_the_file_and_the_file_over_the_preset(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_bytes(
+        b"\xef\xbb\xbfseed = 5\n[model]\nhidden = 64\nrecurrent_dropout = 0.5\n"
+        b'[optim]\nclip_norm = "none"\n'
+    )
+    options = TrainOptions(config=config, set=["model.hidden=32", "task=char-lm", "table=none"])
+    run = configured("char-lm", options)
+    assert run == changed(
+        PRESETS["char-lm"]["small"],
+        {
+            "seed": 5,
+            "model": {"hidden": 32, "recurrent_dropout": 0.5},
+            "optim": {"clip_norm": None},
+        },
+    )
+    again = configured("char-lm", TrainOptions(set=["optim.kind=sgd", "optim.lr=0.5"]))
+    assert again is not None
+    assert again.optim.kind == "sgd"
+    assert again.optim.clip_norm is None  # nothing is kept of another kind
+    paper = TrainOptions(preset="paper", set=["optim.decay=none", "model.recurrent_dropout=0"])
+    run = configured("char-lm", paper)
+    assert run is not None
+    assert isinstance(run.optim, Adam)
+    assert run.optim.decay is None
+    assert run.model.recurrent_dropout == ()
+
+
+def test_all_faults_of_all_sources_are_told_at_once(tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    config.write_text("[model]\nhidden = nan\n[schedul]\nepochs = 3\n[optim]\nlr = 2020-01-01\n")
+    wrong = {
+        "model.hiden": 3,
+        "schedule.epochs": 10**20,
+        "model.recurrent_dropout": 1.5,
+        "data.window": "x",
+        "task": "word-lm",
+        "table": "table2",
+    }
+    out = tmp_path / "run"
+    tokens = ["--data", str(tmp_path / "nowhere"), "--out", str(out), "--config", str(config)]
+    assert main(["train", "char-lm", *tokens, *setting(wrong)]) == 2
+    said = capsys.readouterr().err
+    for told in (
+        "model.hidden: Input should be a valid integer, got nan",
+        "schedul: no such key, did you mean schedule?",
+        "optim.lr: Input should be a valid number, got '2020-01-01'",
+        "model.hiden: no such key, did you mean hidden?",
+        "schedule.epochs: Input should be less than or equal to 1000000000",
+        "model.recurrent_dropout.0.rate: Input should be less than 1, got 1.5",
+        "data.window: Input should be a valid integer, got 'x'",
+        "task: the command says char-lm, the settings 'word-lm'",
+        "table: only recdrop reproduce",
+        "nowhere: no such file or folder",
+    ):
+        assert told in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"model = {hidden = 3\n", "not TOML"),
+        (b"[model]\nhidden = 3\nhidden = 4\n", "not TOML"),
+        (b"a = " + b"[" * 5_000, "not TOML"),
+        (b"seed = " + b"9" * 5_000, "not TOML"),
+        (b"# caf\xe9", "not TOML"),
+        (None, "No such file"),
+        (b"[[model]]\nhidden = 3\n", "model: Input should be an object"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_read(tmp_path, content, told, capsys):
+    config = tmp_path / "run.toml"
+    if content is not None:
+        config.write_bytes(content)
+    assert (
+        main(["train", "word-lm", "--config", str(config), "--preset", "none", "--set", "x"]) == 2
+    )
+    said = capsys.readouterr().err
+    assert "--preset none: word-lm has paper, paper-gru, paper-rnn" in said
+    assert "--set x: expected KEY=VALUE" in said
+    if content is None or not content.startswith(b"[[model"):  # which is TOML
+        assert told in said
+    assert main(["train", "word-lm", "--config", str(config), "--data", "x"]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        (["model.cell=rnn"], "a plain RNN has the site hidden only"),
+        (["data.stride=5", "data.window=12"], "stride must divide window 12"),
+        (["data.unknown=false", "data.min_count=2"], "needs unknown = true"),
+        (["model.recurrent_dropout=[{rate=0.2},{rate=0.3}]"], "takes each site once"),
+        (["optim.kind=adamw"], "'sgd', 'adam', 'rmsprop'"),
+        (["optim.lr=inf", "optim.clip_norm=-1"], "optim.clip_norm: Input should be greater than 0"),
+        (["name=../x", "seed=-1"], "seed: Input should be greater than or equal to 0"),
+    ],
+)
+def test_conflicting_and_impossible_settings(pairs, told):
+    with pytest.raises(BadInput, match=re.escape(told)):
+        configured("char-lm", TrainOptions(set=pairs))
+
+
+# ------------------------------------------------------------------------------------------- train
+
+
+def test_a_run_tells_what_it_came_to_and_the_same_command_trains_no_more(
+    text, characters, words, capsys
+):
+    before = (characters / "metrics.jsonl").stat().st_mtime_ns
+    assert train("char-lm", text, characters) == 0
+    said = capsys.readouterr().out
+    assert "finished before, nothing was trained" in said
+    assert "ended by all epochs" in said
+    assert f"bits: test {scores(characters)['test']:.5g}, " in said
+    assert f"Run: {characters}" in said
+    assert (characters / "metrics.jsonl").stat().st_mtime_ns == before
+    assert train("word-lm", text, words) == 0
+    assert f"perplexity: test {scores(words)['test']:.5g}, " in capsys.readouterr().out
+
+
+def test_other_settings_or_data_in_the_same_folder_are_refused(text, words, tmp_path, capsys):
+    assert train("word-lm", text, words, model__hidden=9) == 2
+    assert "model.hidden: stored 8, asked 9" in capsys.readouterr().err
+    assert train("char-lm", text, words) == 2
+    assert "task: stored 'word-lm', asked 'char-lm'" in capsys.readouterr().err
+    (words / "result.json").rename(tmp_path / "result.json")
+    try:
+        assert train("word-lm", write_text(tmp_path / "other", 61), words) == 2
+    finally:
+        (tmp_path / "result.json").rename(words / "result.json")
+    assert "does not agree with the data given now" in capsys.readouterr().err
+
+
+def test_texts_that_cannot_be_trained_on(tmp_path, capsys):
+    files = {
+        "empty.txt": (b"", "empty or all blank"),
+        "bad.txt": (b"fine\nhello \xff\n", "bad.txt:2: byte 7"),
+        "short.txt": (b"a few words\n", "to be split 90/5/5 a file needs at least 20"),
+        "little.txt": (b"some text\n" * 4, "4 streams of a window of 600 need"),
+        "missing.txt": (None, "missing.txt: no such file"),
+    }
+    for name, (content, told) in files.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        assert train("char-lm", tmp_path / name, tmp_path / "run", data__window=600) == 2
+        said = capsys.readouterr().err
+        assert told in said
+        assert "Traceback" not in said
+    assert train("char-lm", tmp_path, tmp_path / "run") == 2
+    assert "has no training text; looked for train.txt" in capsys.readouterr().err
+    assert main(["train", "char-lm", "--out", str(tmp_path / "run")]) == 2
+    assert "char-lm needs --data" in capsys.readouterr().err
+    tokens = ["train", "temporal-order", "--out", str(tmp_path / "run"), "--data", str(tmp_path)]
+    assert main(tokens) == 2
+    assert "makes its own data" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_exits_with_3(text, tmp_path, capsys):
+    assert train("char-lm", text, tmp_path / "run", optim__lr=1e30) == 3
+    said = capsys.readouterr().err
+    assert "at update 2" in said
+    assert "A smaller optim.lr" in said
+    assert json.loads((tmp_path / "run" / "failed.json").read_text())["message"] in said
+
+
+def at_row(monkeypatch, number: int, *signals: int) -> None:
+    """Send this process signals once so many rows are stored in a sitting."""
+    stored = 0
+    show = session._Shown.row
+
+    def row(self, one: Row) -> None:
+        nonlocal stored
+        show(self, one)
+        stored += 1
+        if stored == number:
+            for one in signals:
+                signal.raise_signal(one)
+
+    monkeypatch.setattr(session._Shown, "row", row)
+
+
+def test_signals_save_and_the_same_command_goes_on(text, characters, tmp_path, monkeypatch, capsys):
+    """Three kinds of signal, then to the end: the record is that of an undisturbed run."""
+    run = tmp_path / "run"
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)):
+        with monkeypatch.context() as patch:
+            at_row(patch, 1, number)
+            start = time.monotonic()
+            assert train("char-lm", text, run) == code
+            assert time.monotonic() - start < 5
+        told = (
+            rf"stopped by {number.name}; at update \d+, epoch \d; saved, the same command goes on"
+        )
+        assert re.search(told, capsys.readouterr().err)
+        assert not (run / "result.json").exists()
+    update = max(row.update for row in read_rows(run))
+    assert train("char-lm", text, run) == 0
+    assert re.search(rf"^going on from update {update}, epoch \d$", capsys.readouterr().out, re.M)
+    for name in ("metrics.jsonl", "vocabulary.json", "data.json", "config.json"):
+        assert (run / name).read_bytes() == (characters / name).read_bytes()
+    assert scores(run) == scores(characters)
+
+
+def test_a_second_sigint_stops_at_once(text, tmp_path, monkeypatch, capsys):
+    at_row(monkeypatch, 2, signal.SIGINT, signal.SIGINT)
+    assert train("char-lm", text, tmp_path / "run") == 130
+    assert capsys.readouterr().err == "recdrop: stopped by SIGINT\n"
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    monkeypatch.undo()
+    assert train("char-lm", text, tmp_path / "run") == 0
+
+
+def test_two_commands_on_one_folder(text, tmp_path, monkeypatch, capsys):
+    codes = []
+    show = session._Shown.row
+
+    def row(self, one: Row) -> None:
+        show(self, one)
+        if not codes:
+            codes.append(None)
+            codes[0] = train("char-lm", text, tmp_path / "run")
+
+    monkeypatch.setattr(session._Shown, "row", row)
+    assert train("char-lm", text, tmp_path / "run") == 0
+    assert codes == [2]
+    assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a small disk with options; unmounted at the end."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    mounted = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"disk-{len(mounted)}"
+        place.mkdir()
+        command = ["/bin/mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if subprocess.run(command, check=False).returncode:
+            pytest.skip("mounting is not allowed here")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["/bin/umount", str(place)], check=True)
+
+
+def test_a_full_disk_and_a_read_only_one_exit_with_4_and_one_line(text, disk, capsys):
+    place = disk("size=2m")
+    assert train("char-lm", text, place / "run", model__hidden=300) == 4
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"recdrop: .*disk-0/run/.*: No space left on device \(.*\)\n", said)
+    assert "bytes needed" in said
+    place = disk("size=2m,ro")
+    assert train("char-lm", text, place / "run") == 4
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"recdrop: .*disk-1/run: Read-only file system \(.*\)\n", said)
+
+
+def test_too_little_memory_is_told(monkeypatch, capsys):
+    def fail(message: str):
+        def train_here(*_, **__):
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(session, "train_here", train_here)
+        return main(["train", "temporal-order"])
+
+    assert fail("[enforce fail] DefaultCPUAllocator: can't allocate memory: tried 9 bytes") == 2
+    assert "there is not enough memory; a smaller model" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="anything else"):
+        fail("anything else")
+
+
+# ---------------------------------------------------------------------------------------- progress
+
+
+def test_plain_lines_where_there_is_no_terminal(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(session, "_REFRESH", 0.0)
+    assert train("char-lm", text, tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^\d+ s: at most \d+ s left; run epoch 2 of at most 2, [\d,]+ characters/s, "
+        r"bits: train \d\.\d+, valid \d\.\d+$",
+        said,
+        re.M,
+    )
+    assert "\x1b" not in said
+    assert "\r" not in said
+
+
+def test_a_bar_on_a_terminal_of_80_columns(text, tmp_path, monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(session, "console", lambda: terminal)
+    monkeypatch.setattr(session, "_REFRESH", 0.0)
+    # Frames are drawn ten times a second, at moments of their own; here with every row.
+    show = session._Shown.row
+
+    def row(self, one: Row) -> None:
+        show(self, one)
+        self.display.refresh()
+        self.display._progress.refresh()
+
+    monkeypatch.setattr(session._Shown, "row", row)
+    assert train("word-lm", text, tmp_path / "run", schedule__epochs=3) == 0
+    frames = re.split(r"\x1b\[[0-9;?]*[A-Za-z]|\r", screen.getvalue())
+    lines = [line.rstrip() for frame in frames for line in frame.splitlines()]
+    assert max(map(len, lines)) <= 80
+    bars = [line for line in lines if re.match(r"run [━╸╺ ]{4,} epoch 3 of at most 3, ", line)]
+    assert any(re.search(r"at most \d+ s left +\d:\d\d:\d\d$", line) for line in bars)
+    told = r" +[\d,]+ tokens/s; perplexity: train [\d.]+, valid [\d.]+"
+    assert any(re.fullmatch(told, line) for line in lines)
+
+
+NO_TENSORBOARD = importlib.util.find_spec("tensorboard") is None
+
+
+@pytest.mark.skipif(NO_TENSORBOARD, reason="tensorboard is not installed")
+def test_tensorboard_shows_every_row_once(text, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_row(patch, 2, signal.SIGTERM)
+        assert train("char-lm", text, run, "--tensorboard") == 143
+    assert train("char-lm", text, run, "--tensorboard") == 0
+    shown = EventAccumulator(str(run / "tensorboard"))
+    shown.Reload()
+    rows = read_rows(run)
+    assert len(rows) > 5
+    for split in ("train", "valid"):
+        for name in ("loss", "score", "lr"):
+            expected = [(r.update, getattr(r, name)) for r in rows if r.split == split]
+            there = [(event.step, event.value) for event in shown.Scalars(f"{split}/{name}")]
+            assert [step for step, _ in there] == [step for step, _ in expected]
+            for (_, value), (_, stored) in zip(there, expected, strict=True):
+                assert value == pytest.approx(stored, rel=1e-6)
+
+
+def test_without_tensorboard_it_says_what_to_install(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert train("char-lm", text, tmp_path / "run", "--tensorboard") == 2
+    assert "pip install 'recdrop[tensorboard]'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------- evaluate
+
+
+def told_by_evaluate(capsys, *tokens: str) -> str:
+    assert main(["evaluate", *tokens]) == 0
+    return capsys.readouterr().out
+
+
+def test_evaluate_measures_what_training_told(text, characters, words, capsys):
+    test = str(text / "test.txt")
+    size = len((text / "test.txt").read_text())
+    said = told_by_evaluate(capsys, str(characters), "--data", test)
+    assert f"{scores(characters)['test']:.4f} bits per character on all {size} characters" in said
+    said = told_by_evaluate(capsys, str(words), "--data", test, "--paper-style")
+    assert f"perplexity {scores(words)['test']:.4g} on all {15 * 7} tokens, of {test}" in said
+    assert f"paper style: perplexity {scores(words)['test_paper_style']:.4g}\n" in said
+
+
+def test_evaluate_in_one_stream_is_another_number_and_says_which_net(text, words, capsys):
+    test = str(text / "test.txt")
+    exact = told_by_evaluate(capsys, str(words), "--data", test, "--streams", "1")
+    many = told_by_evaluate(capsys, str(words), "--data", test, "--streams", "100000")
+    default = told_by_evaluate(capsys, str(words), "--data", test)
+    assert len({exact, many, default}) == 3
+    best = json.loads((words / "result.json").read_text())["outcome"]["best_update"]
+    assert f"the net after {best} updates" in exact
+
+
+def test_evaluate_counts_what_the_vocabulary_lacks(characters, tmp_path, capsys):
+    (tmp_path / "other.txt").write_text("a bit ☃ of Ω text\n")
+    said = told_by_evaluate(capsys, str(characters), "--data", str(tmp_path / "other.txt"))
+    assert "on all 18 characters, 2 of them <unk>" in said
+    bits = float(said.splitlines()[1].split()[0])
+    assert math.isfinite(bits)
+    assert main(["evaluate", str(characters), "--data", str(tmp_path / "other.txt")]) == 0
+
+
+def test_what_evaluate_refuses(text, characters, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "strange.txt").write_text("☃☃☃\n")
+    (tmp_path / "short.txt").write_text("a bit of text\n")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "config.json").write_bytes((characters / "config.json").read_bytes())
+    run, test = str(characters), str(text / "test.txt")
+    cases = [
+        ([run, "--data", str(tmp_path / "empty.txt")], "empty or all blank"),
+        ([run, "--data", str(tmp_path / "strange.txt")], "nothing in it is in the vocabulary"),
+        ([run, "--data", str(tmp_path / "missing.txt")], "no such file"),
+        ([run, "--data", str(text)], "is a folder; give one file"),
+        ([run, "--data", str(tmp_path / "short.txt"), "--paper-style"], "need 30"),
+        ([run, "--data", test, "--streams", "0"], "--streams: "),
+        ([str(text), "--data", test], "holds no run"),
+        ([str(tmp_path / "nowhere"), "--data", test], "holds no run"),
+        ([str(begun), "--data", test], "training has not come that far yet"),
+        ([run], "--data"),
+    ]
+    for tokens, told in cases:
+        assert main(["evaluate", *tokens]) == 2, tokens
+        said = capsys.readouterr().err
+        assert told in said
+        assert "Traceback" not in said
+
+
+def test_a_run_of_another_task_neither_evaluates_nor_writes(text, tmp_path, capsys):
+    settings = {"data.train": 32, "data.batch": 8, "data.test": 8, "model.hidden": 3}
+    settings |= {"schedule.epochs": 1, "schedule.stop": "none"}
+    run = str(tmp_path / "run")
+    assert main(["train", "temporal-order", "--out", run, *setting(settings)]) == 0
+    assert re.search(r"^accuracy: test 0\.\d+", capsys.readouterr().out, re.M)
+    for tokens in (["evaluate", run, "--data", str(text / "test.txt")], ["generate", run]):
+        assert main(tokens) == 2
+        assert "a run of temporal-order, not a language model" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------- generate
+
+
+def written(capsys, run: Path, *tokens: str) -> str:
+    assert main(["generate", str(run), *tokens]) == 0
+    return capsys.readouterr().out
+
+
+def test_generate_goes_on_from_the_prompt_and_the_seed_decides(characters, capsys):
+    tokens = ["--prompt", "a bit", "--length", "40"]
+    first = written(capsys, characters, *tokens)
+    assert first.startswith("a bit")
+    assert len(first) == len("a bit") + 40 + len("\n")
+    assert written(capsys, characters, *tokens) == first
+    assert written(capsys, characters, *tokens, "--seed", "1") != first
+    cold = written(capsys, characters, *tokens, "--temperature", "0")
+    assert written(capsys, characters, *tokens, "--top-k", "1", "--seed", "7") == cold
+    assert len(written(capsys, characters, "--prompt", "", "--length", "7")) == 8
+
+
+def test_words_print_with_blanks_between_and_lines_without_any_at_their_edges(words, capsys):
+    said = written(capsys, words, "--prompt", "a bit", "--length", "60", "--temperature", "2")
+    assert re.match(r"a bit(\n| )", said)
+    lines = said.removesuffix("\n").split("\n")
+    assert len(lines) > 1  # with <eos> one of ten words, 60 without it are a miracle
+    for line in lines:
+        assert line == line.strip()
+        assert set(line.split(" ")) <= {*WORDS, ""}
+    assert len(said.replace("\n", " <eos> ").split()) - 1 == 2 + 60
+    assert "<eos>" not in said
+
+
+def test_symbols_that_the_model_does_not_know_are_told(characters, capsys):
+    assert main(["generate", str(characters), "--prompt", "a ☃ bit", "--length", "5"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("a ☃ bit")
+    assert "1 of 7 symbols of the prompt" in said.err
+
+
+def test_generate_takes_prompts_from_a_pipe(characters, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a bit\n\nof text"))
+    said = written(capsys, characters, "--length", "10", "--temperature", "0")
+    asked = [
+        written(capsys, characters, "--length", "10", "--temperature", "0", "--prompt", prompt)
+        for prompt in ("a bit", "", "of text")
+    ]
+    assert said == "".join(asked)
+
+
+def test_prompts_that_are_no_text(characters, capsys, monkeypatch):
+    assert main(["generate", str(characters), "--prompt", "caf\udce9"]) == 2
+    assert "the prompt is not UTF-8" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8"))
+    assert main(["generate", str(characters)]) == 2
+    assert "standard input is not UTF-8" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_it_asks_and_asks_again(text, tmp_path, capsys, monkeypatch):
+    closed = tmp_path / "closed"
+    assert train("char-lm", text, closed, data__unknown="false") == 0
+    assert main(["generate", str(closed), "--prompt", "a ☃"]) == 2
+    assert "'☃' is not in the vocabulary" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", Terminal("☃\na bit\n"))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["generate", str(closed), "--length", "5"]) == 0
+    said = capsys.readouterr()
+    assert "'☃' is not in the vocabulary" in said.err
+    assert re.fullmatch(r"> > a bit.{5}\n> \n", said.out, re.S)
+
+
+def test_what_generate_refuses_is_told_at_once(characters, capsys):
+    tokens = {"length": "0", "temperature": "nan", "top-k": "0", "seed": "-1"}
+    given = [token for name, value in tokens.items() for token in (f"--{name}", value)]
+    assert main(["generate", str(characters), "--prompt", "a", *given]) == 2
+    said = capsys.readouterr().err
+    for name, value in tokens.items():
+        assert re.search(rf"--{name}: .*got '{value}'", said)
+
+
+# ------------------------------------------------------------------------------------------ report
+
+
+def test_report_tells_of_runs_at_any_depth(text, characters, tmp_path, capsys):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "run").symlink_to(characters)
+    assert train("word-lm", text, tmp_path / "mine", name="my-words") == 0
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"Written: {tmp_path / 'report.html'}" in said
+    page = (tmp_path / "report.md").read_text()
+    assert "word-lm: my-words" in page
+    assert f"{scores(tmp_path / 'mine')['test']:.5g}" in page
+
+
+def test_report_of_no_runs(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "no run in it" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
