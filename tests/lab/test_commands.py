@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from recdrop.lab import progress, session
-from recdrop.lab.cli import main
+from recdrop.lab.cli import _parse, main
 from recdrop.lab.commands import TrainOptions, configured
 from recdrop.lab.config import Adam, changed
 from recdrop.lab.errors import BadInput
@@ -176,6 +177,31 @@ def test_a_file_of_settings_that_cannot_be_read(tmp_path, content, told, capsys)
         assert told in said
     assert main(["train", "word-lm", "--config", str(config), "--data", "x"]) == 2
     assert told in capsys.readouterr().err
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "lab.md"
+
+
+def test_the_settings_and_commands_of_the_page_are_taken(tmp_path):
+    page = PAGE.read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    (tmp_path / "run.toml").write_text(example)
+    run = configured("char-lm", TrainOptions(config=tmp_path / "run.toml"))
+    assert run is not None
+    assert run.seed == 1
+    assert run.optim.clip_norm is None
+    lines = [
+        line for block in re.findall(r"```sh\n(.*?)```", page, re.S) for line in block.split("\n")
+    ]
+    commands = [shlex.split(line, comments=True) for line in lines if "recdrop" in line]
+    assert len(commands) > 10
+    for command in commands:
+        _, bound = _parse(command[command.index("recdrop") + 1 :])
+        options = bound.kwargs.get("options")
+        if isinstance(options, TrainOptions):
+            assert configured(bound.args[0], options.model_copy(update={"data": None})) is not None
+    for decay in re.findall(r"`(\{kind = .*?\})`", page):
+        assert configured("word-lm", TrainOptions(set=[f"optim.decay={decay}"])) is not None
 
 
 @pytest.mark.parametrize(
