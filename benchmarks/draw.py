@@ -29,8 +29,8 @@ python -m benchmarks.draw     # this page
 
 Before anything is timed, each configuration must agree with the float64 reference at a small size,
 with torch's layer at the timed size and nothing dropped, and with the reference under the same
-masks. Then all contenders of a line run in turns in one process, one process for each number of
-threads, and the ratio is that of the minima over at least 15 turns.
+masks. Then all contenders of a line run in turns in one process, in a new order each round, one
+process for each number of threads; the ratio is that of the minima over at least 15 rounds.
 
 <!-- machine -->
 <!-- end -->

@@ -4,6 +4,7 @@
 #   tests/native/driver.sh [gcc | clang | address | thread | memory | aarch64 ...]
 #
 # All six without arguments; clang and memory need clang++, aarch64 a cross compiler and qemu-user.
+# gcc and clang also compile ops.cpp, which needs torch, for its warnings.
 # PYTHON is an interpreter with recdrop and torch (.venv/bin/python).
 set -euo pipefail
 
@@ -24,6 +25,14 @@ run() { # command before the driver, instruction set, workers
   tail -n 1 "$folder/log"
 }
 
+ops_too() { # compiler
+  local torch
+  mapfile -t torch < <("$python" -c 'from torch.utils.cpp_extension import include_paths
+for path in include_paths(): print(f"-isystem{path}")')
+  "$@" -O3 -std=c++20 -Wall -Wextra -Werror -DTORCH_TARGET_VERSION=0x020d000000000000 "${torch[@]}" \
+    -c -o "$folder/ops.o" "$csrc/ops.cpp"
+}
+
 on_all() { # numbers of workers
   for set in portable avx2 avx512; do
     [[ $set == portable || $found == *" $set"* ]] || continue
@@ -36,10 +45,12 @@ for way; do
   echo "== $way"
   case $way in
     gcc)
+      ops_too g++ -Wno-psabi
       g++ -O3 -Wno-psabi "${common[@]}" "${all[@]}"
       on_all 1 3 4 "3 serial"
       ;;
     clang)
+      ops_too clang++
       clang++ -O3 "${common[@]}" "${all[@]}"
       on_all 1 3
       ;;
