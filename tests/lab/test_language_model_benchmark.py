@@ -44,8 +44,8 @@ def test_a_step_moves_the_weights_within_the_clipped_norm():
 def test_the_products_are_all_of_a_step():
     size = language_model.SMALL
     shapes = [tuple(p().shape) for p in language_model.products(size)["logits"]]
-    assert shapes == [(20, 50)] * 2
+    assert shapes == [(20, 50)] * 3
     bare = language_model.products(size)
     gradient = [tuple(run().shape) for run in bare["their weight's gradient"]]
-    assert gradient == [(50, 16), (16, 50)]
+    assert gradient == [(50, 16), (16, 50), (50, 16)]
     assert {tuple(run().shape) for run in bare["their input's gradient"]} == {(20, 16)}

@@ -233,7 +233,8 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_to_the_same_bits(tmp_
 
 
 def killed_at_random(tmp_path, whole, times, seed):
-    source, folder = random.Random(seed), tmp_path / f"parts {seed}"
+    """Returns how many of the kills came before the run was through."""
+    source, folder, kills = random.Random(seed), tmp_path / f"parts {seed}", 0
     for _ in range(times):
         wanted = len(read_rows(folder)) + source.randrange(3)
         pair = Pair(tmp_path, cell(folder, tiny_words(), whole[1], save_every=0.05))
@@ -241,20 +242,22 @@ def killed_at_random(tmp_path, whole, times, seed):
             lambda rows=wanted: len(read_rows(folder)) >= rows or (folder / "result.json").exists()
         )
         pair.send(signal.SIGKILL, *source.choice([(0, 1), (1, 0), (0,), (1,)]))
-        pair.wait()
+        kills += min(pair.wait()) == -signal.SIGKILL
     together(tmp_path, cell(folder, tiny_words(), whole[1]))
     assert result_of(folder) == result_of(whole[0])
     assert not list(folder.rglob("*.tmp"))
+    return kills
 
 
 def test_killed_processes_go_on_to_the_same_bits(tmp_path, whole):
-    killed_at_random(tmp_path, whole, 3, 1)
+    assert killed_at_random(tmp_path, whole, 3, 1) > 0
 
 
 @pytest.mark.slow
 def test_processes_killed_50_times_go_on_to_the_same_bits(tmp_path, whole):
-    for seed in range(10, 20):
-        killed_at_random(tmp_path, whole, 5, seed)
+    kills, seed = 0, 10
+    while kills < 50:
+        kills, seed = kills + killed_at_random(tmp_path, whole, 5, seed), seed + 1
 
 
 def test_another_number_of_processes_is_refused(tmp_path, whole):

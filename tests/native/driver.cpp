@@ -249,8 +249,8 @@ Report check(const char* path, const char* type, const Case& c, const recdrop::K
   const std::pair<const char*, Values<T>*> named[] = {
       {"h", &r.h}, {"h_n", &r.h_n}, {"c_n", &r.c_n}, {"dx", &r.dx}, {"dh0", &r.dh0}, {"dc0", &r.dc0},
       {"dw_ih", &r.dw_ih}, {"dw_hh", &r.dw_hh}, {"db_ih", &r.db_ih}, {"db_hh", &r.db_hh}, {"dw_hr", &r.dw_hr}};
-  for (auto [name, values] : named) compare(report, c, name, *values);
   compare_mask(report, c, r.h);
+  for (auto [name, values] : named) compare(report, c, name, *values);
   const char* slash = strrchr(path, '/');
   printf("%s %s %s: error %.2f of allowed\n", report.ok ? "ok   " : "WRONG", slash ? slash + 1 : path, type, report.worst);
   return report;

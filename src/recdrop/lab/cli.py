@@ -38,8 +38,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
         tokens: What follows ``recdrop``; None takes it from the process.
 
     Returns:
-        0 done, 2 bad input, 3 diverged, 4 storage, 130 or 143 stopped by a signal, 141 nobody reads
-        the output any more, 1 anything else; where several runs failed, the largest of theirs.
+        0 done, 2 bad input, 3 diverged, 4 storage, 130 or 143 stopped by a signal, 1 anything else;
+        where several runs failed, the largest of theirs.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of a text
@@ -51,7 +51,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:  # as behind `| head`; what is left to be flushed goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 1  # as rich does where it is the one to notice
     except OSError as error:
         complain(str(error))
         return StorageFailed.exit_code

@@ -63,6 +63,8 @@ class World:
             backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
             with self._with_the_others():
                 distributed.init_process_group(backend, timeout=_PATIENCE)
+                # Nobody may leave, to refuse its input for one, while another still connects.
+                distributed.all_reduce(torch.zeros(1))
         return self
 
     def __exit__(self, *_: object) -> None:
