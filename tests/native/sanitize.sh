@@ -3,7 +3,9 @@
 #
 #   tests/native/sanitize.sh [pytest arguments]
 #
-# Without arguments: tests/backends, but for what is slow. PYTHON is an interpreter with torch and what the tests need (.venv/bin/python).
+# Without arguments: tests/backends, but for what is slow. PYTHON is an interpreter with torch and
+# what the tests need (.venv/bin/python). Output is not captured by file descriptor, so that a
+# report is seen.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -19,8 +21,9 @@ cat > compiler <<'SH'
 #!/bin/bash
 flags=()
 for flag; do [[ $flag == -Wl,-s ]] || flags+=("$flag"); done
-# Without -fno-var-tracking this takes thrice as long.
-exec g++ "${flags[@]}" -O1 -g -fno-var-tracking -fno-omit-frame-pointer \
+# Without -fno-var-tracking this takes thrice as long; without -fexpensive-optimizations products and
+# sums are not fused, and values round differently from those of a usual build.
+exec g++ "${flags[@]}" -O1 -fexpensive-optimizations -g -fno-var-tracking -fno-omit-frame-pointer \
   -fsanitize=address,undefined -fno-sanitize-recover=all
 SH
 chmod +x compiler
@@ -49,4 +52,4 @@ done
 PYTHONPATH="$folder/src:$folder" LD_PRELOAD=${preload#:} \
   ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 \
   UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-  "$python" -m pytest -q -p sanitized -p no:cacheprovider "$@"
+  "$python" -m pytest -q --capture=sys -p sanitized -p no:cacheprovider "$@"

@@ -110,6 +110,7 @@ RECDROP_INLINE void transpose_4x4(const T* from, int64_t from_stride, T* to, int
 // Columns [first, first + panel_width) of b, rows [from, from + k).
 template <class T>
 void pack_panel(const Matrix<const T>& b, int64_t first, int64_t from, int64_t k, T* panel) {
+  if (k == 0) return;  // b may be null, which takes no offsets
   constexpr int width = panel_width<T>;
   const int64_t valid = least(width, b.columns - first);
   const T* source = b.data + first * b.column_stride + from * b.row_stride;
@@ -266,6 +267,7 @@ void product(int64_t rows, Pack&& pack, const Panels<T>& right, Place&& target, 
 template <class T>
 auto rows_of(const Matrix<const T>& a) {
   return [a](int64_t first, const Tiles& tiles, int64_t from, int64_t k, int64_t stride, T* block) {
+    if (k == 0) return;  // a may be null, which neither takes offsets nor is copied from
     for (int64_t tile = 0; tile < tiles.number; ++tile) {
       for (int i = 0; i < tiles.height(tile); ++i) {
         const T* row = a.data + (first + tiles.first(tile) + i) * a.row_stride + from * a.column_stride;
