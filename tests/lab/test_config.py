@@ -1,5 +1,6 @@
 """Configurations: every fault at once, with its place and what was given (B1 of our list)."""
 
+import itertools
 import math
 
 import pytest
@@ -167,6 +168,25 @@ def test_layers_go_over_each_other_and_another_kind_starts_anew():
         changed(tiny_words(), {"optim": {"kind": "adam"}})
     with pytest.raises(BadInput, match="data: "):
         changed(tiny_words(), {"data": 3})
+
+
+def test_settings_of_another_kind_may_come_in_any_order():
+    pairs = ["optim.lr=0.5", "optim.kind=sgd", "optim.clip_norm=3"]
+    for order in itertools.permutations(pairs):
+        optim = changed(tiny_run(), settings(order)).optim
+        assert (optim.kind, optim.lr, optim.clip_norm) == ("sgd", 0.5, 3.0)
+
+
+def test_a_value_of_any_length_is_no_riddle():
+    with pytest.raises(BadInput, match="seed"):
+        changed(tiny_run(), settings([f"seed={'9' * 5000}"]))
+
+
+def test_a_key_of_another_table_is_not_proposed_in_place_of_itself():
+    with pytest.raises(BadInput, match=r"hidden: no such key, got 3$"):
+        changed(tiny_run(), settings(["hidden=3"]))
+    with pytest.raises(BadInput, match="did you mean hidden"):
+        changed(tiny_run(), settings(["model.hiden=3"]))
 
 
 def test_differences_name_the_fields():

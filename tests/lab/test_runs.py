@@ -288,7 +288,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_serves(tmp_path):
     run_cell(folder, tiny_words(), text, watcher=heard)
     (warning,) = heard.warnings
     assert str(weights) in warning
-    assert "going on from update 30" in warning
+    assert f"going on from update {int(newest.name[5:]) - 1}" in warning
     assert result_of(folder) == result_of(tmp_path / "whole")
 
 
@@ -455,8 +455,19 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
     found, told = Checkpoints(folder).newest(clean=False)
     assert found is not None
     assert told == []
+    assert list(folder.rglob("*.tmp")) == []  # nor does what was refused take any room
     (small_disk / "filler").unlink()
     assert run_cell(folder, run).outcome.updates == 8
+
+
+def test_a_disk_that_was_full_before_the_start_is_told_with_its_path(small_disk):
+    (small_disk / "run").mkdir()
+    (small_disk / "run" / "lock").touch()
+    with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(StorageFailed, match=r"disk/run/lock: No space left"):
+        run_cell(small_disk / "run", tiny_run())
 
 
 def test_a_disk_that_is_full_when_a_row_is_written_is_told_too(small_disk, tmp_path):

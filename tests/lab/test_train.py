@@ -18,11 +18,13 @@ from recdrop.lab.config import (
 from recdrop.lab.errors import BadInput, Diverged
 from recdrop.lab.records import Progress, Row
 from recdrop.lab.tasks import prepare
-from recdrop.lab.tasks.task import Measured, Part, stream
+from recdrop.lab.tasks.language_model import LanguageModelTask
+from recdrop.lab.tasks.task import Measured, Part, never, stream
 from recdrop.lab.tasks.temporal_order import TemporalOrderTask
+from recdrop.lab.text import read_corpus
 from recdrop.lab.train import Interrupted, train
 from recdrop.lab.world import World
-from tests.lab.tiny import DATA, stopping, tiny_model, tiny_run
+from tests.lab.tiny import DATA, stopping, tiny_model, tiny_run, tiny_words, write_text
 
 
 class Memory:
@@ -138,6 +140,25 @@ def test_being_asked_to_stop_saves_and_says_where():
     assert (journal.rows + rows, outcome) == trained()
 
 
+def test_who_asks_to_stop_is_heard_during_an_evaluation_too(tmp_path):
+    run = tiny_words()
+    corpus = read_corpus(write_text(tmp_path), "word-lm", run.data)
+    whole, asked = Memory(), []
+    expected = train(
+        run, LanguageModelTask(run, corpus), whole, stopping=lambda: bool(asked.append(1))
+    )
+    updates, look, paper_style = 3 * 17, 6, 4  # windows of the validation text, as of the test text
+    assert len(asked) == updates + 3 * look + 2 * (look + paper_style)
+    for stop in range(1, len(asked) + 1, 3):
+        first, asks = Memory(), iter([False] * (stop - 1) + [True])
+        with pytest.raises(Interrupted):
+            train(run, LanguageModelTask(run, corpus), first, stopping=lambda a=asks: next(a))
+        start, rest = first.saved[max(first.saved)], Memory()
+        rest.saved |= first.saved
+        assert train(run, LanguageModelTask(run, corpus), rest, start) == expected
+        assert first.rows[: start.progress.log_bytes] + rest.rows == whole.rows
+
+
 def test_a_checkpoint_of_another_configuration_or_world_is_refused():
     journal = Memory(every=1)
     trained(journal)
@@ -189,11 +210,11 @@ class Scripted:
     def score(self, nats, count, right):
         return nats / count
 
-    def look(self):
+    def look(self, stopping=never):
         self.looks += 1
         return Measured(0.5, self.scores[self.looks - 1])
 
-    def conclude(self):
+    def conclude(self, stopping=never):
         return {"valid": self.net.weight.item()}
 
     def carried(self):

@@ -109,14 +109,7 @@ class Checkpoints:
         with storage(target, needed=sum(map(len, contents.values()))):
             self.folder.mkdir(exist_ok=True)
             flush_folder(self.folder.parent)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            for name, content in contents.items():
-                with (temporary / name).open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            flush_folder(temporary)
+            _fill(temporary, contents)
             self._remove(target)  # after a crash behind its last update
             temporary.rename(target)
             flush_folder(self.folder)
@@ -250,6 +243,22 @@ def _digest(*paths: Path) -> str:
             digest.update(path.read_bytes())
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def _fill(folder: Path, contents: dict[str, bytes]) -> None:
+    """Make a folder of files that are on the disk for good; nothing stays of what was refused."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+        for name, content in contents.items():
+            with (folder / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        flush_folder(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _read(path: Path) -> bytes:

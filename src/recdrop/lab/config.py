@@ -387,7 +387,7 @@ def settings(pairs: Iterable[str]) -> dict[str, Any]:
         try:
             parsed = tomllib.loads(f"value = {value}")
             parsed = parsed["value"] if len(parsed) == 1 else value
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # no TOML, or a number too long
             parsed = value.strip()
         table: Any = parsed
         for part in reversed(path):
@@ -404,7 +404,9 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         before = merged.get(key)
         if isinstance(before, dict) and isinstance(value, dict):
             kind = before.get("kind")
-            merged[key] = _merged(before, value) if value.get("kind", kind) == kind else value
+            # Pairs of the command line come in any order: without a kind yet nothing is dropped.
+            another = kind is not None and value.get("kind", kind) != kind
+            merged[key] = value if another else _merged(before, value)
         else:
             merged[key] = value
     return merged
@@ -418,7 +420,8 @@ def faults(error: ValidationError) -> list[str]:
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             close = get_close_matches(str(fault["loc"][-1]), _known_keys(), n=1)
-            message = "no such key" + (f", did you mean {close[0]}?" if close else "")
+            other = close and close[0] != fault["loc"][-1]  # else it is one elsewhere
+            message = "no such key" + (f", did you mean {close[0]}?" if other else "")
         complete = fault["type"] == "value_error" or isinstance(fault["input"], dict | Record)
         told = message if complete else f"{message}, got {_short(fault['input'])}"
         lines.append(f"{place}: {told}" if place else told)

@@ -6,8 +6,8 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from recdrop.lab.environment import now
 from recdrop.lab.errors import BadInput, StorageFailed
@@ -47,10 +47,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     data = content.encode() if isinstance(content, str) else content
     with storage(path, needed=len(data)):
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         os.replace(temporary, path)
         flush_folder(path.parent)
 
@@ -78,22 +82,22 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / "lock"
     with storage(path):
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        # Not buffered: what a full disk refuses would be refused once more when it is closed.
+        file = path.open("a+b", buffering=0)
     with file:
         with storage(path):
             free = _take(file)
         if not free:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().decode(errors="replace").strip() or "another process"
             raise BadInput(f"{folder} is in use by {holder}")
         with storage(path):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
-            file.flush()
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode())
         yield
 
 
-def _take(file: TextIO) -> bool:
+def _take(file: FileIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

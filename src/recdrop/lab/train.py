@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -12,7 +12,7 @@ from recdrop.lab.checkpoint import Checkpoint, Tensors
 from recdrop.lab.config import ExponentialDecay, PlateauDecay, Run
 from recdrop.lab.errors import BadInput, Diverged
 from recdrop.lab.records import Outcome, Progress, Row, Split, Stop
-from recdrop.lab.tasks.task import Measured, Task, stream
+from recdrop.lab.tasks.task import Abandoned, Measured, Stopping, Task, never, stream
 from recdrop.lab.world import World
 
 _ADVICE = "A smaller optim.lr or optim.clip_norm may help"
@@ -56,7 +56,7 @@ def train(
     journal: Journal,
     start: Checkpoint | None = None,
     *,
-    stopping: Callable[[], bool] = lambda: False,
+    stopping: Stopping = never,
     world: World | None = None,
 ) -> Outcome:
     """Train to the end, from the start or from a checkpoint: the bits are the same.
@@ -69,7 +69,8 @@ def train(
         task: Its net and data.
         journal: Takes rows and checkpoints.
         start: Where to go on.
-        stopping: Asked after each update; True saves and ends.
+        stopping: Asked after each update, and by a single process while it evaluates; True saves
+            and ends.
         world: The processes that share the work.
 
     Raises:
@@ -81,12 +82,12 @@ def train(
     """
     world = world or World()
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
-        trainer = _Trainer(run, task, journal, world)
+        trainer = _Trainer(run, task, journal, world, stopping)
         if start is None:
             trainer.begin()
         else:
             trainer.restore(start)
-        trainer.to_the_end(stopping)
+        trainer.to_the_end()
         return trainer.outcome()
 
 
@@ -94,11 +95,16 @@ class _Trainer:
     """A net in training.
 
     Args:
-        run, task, journal, world: See `train`.
+        run, task, journal, world, stopping: See `train`.
     """
 
-    def __init__(self, run: Run, task: Task, journal: Journal, world: World) -> None:
+    def __init__(
+        self, run: Run, task: Task, journal: Journal, world: World, stopping: Stopping
+    ) -> None:
         self.run, self.task, self.journal, self.world = run, task, journal, world
+        self.stopping = stopping
+        # Of several processes none may give up alone what the others wait for.
+        self.giving_up = stopping if world.size == 1 else never
         self.named = dict(task.net.named_parameters())
         self.parameters = list(self.named.values())
         self.on_gpu = any(parameter.is_cuda for parameter in self.parameters)
@@ -179,24 +185,31 @@ class _Trainer:
 
     # ---------------------------------------------------------------------------------------- loop
 
-    def to_the_end(self, stopping: Callable[[], bool]) -> None:
+    def to_the_end(self) -> None:
         """Train until the schedule ends."""
         while self.progress.stopped_by is None:
             if self.progress.step < self.task.steps:
                 self.update(self.progress.step)
                 self._end_row_if_due()
             if self.progress.stopped_by is None and self.progress.step == self.task.steps:
-                self._end_epoch()
-            self._save_or_stop(stopping)
+                try:
+                    self._end_epoch()
+                except Abandoned:
+                    self.save()
+                    raise self._interrupted() from None
+            self._save_or_stop()
 
-    def _save_or_stop(self, stopping: Callable[[], bool]) -> None:
+    def _save_or_stop(self) -> None:
         ended = self.progress.stopped_by is not None
         due = self.journal.ticked(self.progress) or ended or self.must_save
-        stop, due = (n > 0 for n in self.world.sum([stopping(), due]))
+        stop, due = (n > 0 for n in self.world.sum([self.stopping(), due]))
         if stop or due:
             self.save()
         if stop and not ended:
-            raise Interrupted(f"at update {self.progress.update}, epoch {self.progress.epoch + 1}")
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"at update {self.progress.update}, epoch {self.progress.epoch + 1}")
 
     def update(self, step: int) -> None:
         """One update, unless something is not finite."""
@@ -242,7 +255,7 @@ class _Trainer:
         streak = now.streak + 1 if reached else 0
         self._move(nats=0.0, count=0, right=0, train_score=score, streak=streak)
         if rule is not None and streak >= rule.rows:
-            looked = self._look().score
+            looked = self._look(never).score  # not to be given up: the row's end is half done
             if rule.score is None or not self._better(rule.score, looked):
                 self._move(stopped_by="rule")
 
@@ -250,7 +263,7 @@ class _Trainer:
         schedule, epoch = self.run.schedule, self.progress.epoch + 1
         last = epoch >= schedule.epochs
         if (last or epoch % schedule.evaluate_every == 0) and not self._has_looked():
-            self._look()
+            self._look(self.giving_up)
         decay = self.run.optim.decay
         if isinstance(decay, ExponentialDecay) and epoch >= decay.start:
             self._set_lr(self.progress.lr * decay.factor)
@@ -266,10 +279,10 @@ class _Trainer:
             return "min_lr"
         return "epochs" if last else None
 
-    def _look(self) -> Measured:
+    def _look(self, stopping: Stopping) -> Measured:
         """Look at the watched set; keep the net if it is the best so far."""
         # Every process looks, for none may keep the others waiting; the leader's numbers count.
-        looked = Measured(*self.world.from_leader(self.task.look()))
+        looked = Measured(*self.world.from_leader(self.task.look(stopping)))
         if not all(map(math.isfinite, looked)):
             raise self._diverged(
                 f"the score of the {self.task.watched} set is {looked.score}", None
@@ -315,19 +328,17 @@ class _Trainer:
     # ----------------------------------------------------------------------------------------- end
 
     def outcome(self) -> Outcome:
-        """Scores of the net that is kept, and of the last one where that is another."""
+        """Scores of the net that is kept, and of the last one where the best is kept.
+
+        Raises:
+            Interrupted: Somebody asked to stop; it is all there is to be done again.
+        """
         now = self.progress
         if now.stopped_by is None or now.train_score is None:
             raise RuntimeError("a run has an outcome only once it has stopped")
         scores = {"train": now.train_score}
         if self.world.leads:
-            concluded = self.task.conclude()
-            if now.best_update is not None:
-                scores |= {f"{name}_last": score for name, score in concluded.items()}
-                if now.best_update != now.update:
-                    self.task.net.load_state_dict(self.journal.best(now.best_update))
-                    concluded = self.task.conclude()
-            scores |= concluded
+            scores |= self._concluded()
         return Outcome(
             updates=now.update,
             epochs=now.epoch + (now.step > 0),
@@ -335,6 +346,20 @@ class _Trainer:
             best_update=now.best_update,
             scores=scores,
         )
+
+    def _concluded(self) -> dict[str, float]:
+        now = self.progress
+        try:
+            last = self.task.conclude(self.giving_up)
+            if now.best_update is None:
+                return last
+            best = last
+            if now.best_update != now.update:
+                self.task.net.load_state_dict(self.journal.best(now.best_update))
+                best = self.task.conclude(self.giving_up)
+        except Abandoned:  # what was saved last has all of the training
+            raise self._interrupted() from None
+        return best | {f"{name}_last": score for name, score in last.items()}
 
 
 def _culprit(tensors: Iterable[tuple[str, Tensor]]) -> str | None:

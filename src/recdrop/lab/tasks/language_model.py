@@ -17,7 +17,7 @@ from recdrop.lab.errors import BadInput
 from recdrop.lab.output_layer import cross_entropies, cross_entropy_sum
 from recdrop.lab.tasks.net import deterministic, recurrent_dropout, uniform_start
 from recdrop.lab.tasks.streams import Streams, read_rows, training_streams
-from recdrop.lab.tasks.task import Measured, Part, stream
+from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
 
 if TYPE_CHECKING:
     from recdrop.lab.text import Corpus
@@ -157,21 +157,21 @@ class LanguageModelTask:
         loss = nats / count
         return math.exp(min(loss, _MOST_NATS)) if self._of_words else loss / math.log(2)
 
-    def look(self) -> Measured:
+    def look(self, stopping: Stopping = never) -> Measured:
         """The validation text, every symbol of it."""
-        return self._measure(self.corpus.valid)
+        return self._measure(self.corpus.valid, stopping)
 
-    def conclude(self) -> dict[str, float]:
+    def conclude(self, stopping: Stopping = never) -> dict[str, float]:
         """Scores of both texts; of words also the authors' own, where a text fills a window."""
         texts = {"valid": self.corpus.valid, "test": self.corpus.test}
-        scores = {name: self._measure(tokens).score for name, tokens in texts.items()}
+        scores = {name: self._measure(tokens, stopping).score for name, tokens in texts.items()}
         if self._of_words:
             window = self.run.data.window
             most = paper_windows(len(texts["valid"]), self.all_rows, window)
             for name, tokens in texts.items():
                 if min(most, paper_windows(len(tokens), self.all_rows, window)) > 0:
                     scores[f"{name}_paper_style"] = paper_style(
-                        self.net, tokens, self.all_rows, window, most
+                        self.net, tokens, self.all_rows, window, most, stopping=stopping
                     )
         return scores
 
@@ -200,14 +200,22 @@ class LanguageModelTask:
     def _of_words(self) -> bool:
         return self.run.task == "word-lm"
 
-    def _measure(self, tokens: Tensor) -> Measured:
+    def _measure(self, tokens: Tensor, stopping: Stopping) -> Measured:
         data = self.run.data
-        nats, count = evaluate(self.net, tokens, data.batch, data.window, self._start)
+        nats, count = evaluate(
+            self.net, tokens, data.batch, data.window, self._start, stopping=stopping
+        )
         return Measured(nats / count, self.score(nats, count))
 
 
 def evaluate(
-    net: LanguageModelNet, tokens: Tensor, streams: int, window: int, start: int | None
+    net: LanguageModelNet,
+    tokens: Tensor,
+    streams: int,
+    window: int,
+    start: int | None,
+    *,
+    stopping: Stopping = never,
 ) -> tuple[float, int]:
     """Cross entropy of a whole text by the deterministic net: every symbol is predicted once.
 
@@ -221,12 +229,14 @@ def evaluate(
         streams: Rows side by side; fewer where the text has fewer predictions.
         window: Steps at a time; the result depends on it by rounding only.
         start: `Vocabulary.start`; with None the first symbol is not predicted, and does not count.
+        stopping: Asked at every window.
 
     Returns:
         Nats, and the number of predictions: N, or N - 1 without a start symbol.
 
     Raises:
         BadInput: There is nothing to predict.
+        Abandoned: ``stopping`` said so.
     """
     _check_long_enough("text", tokens, start)
     text = tokens if start is None else torch.cat([tokens.new_tensor([start]), tokens])
@@ -241,6 +251,8 @@ def evaluate(
     nats, state = 0.0, net.zero_state(rows)
     with deterministic(net):
         for first, steps, among in spans:
+            if stopping():
+                raise Abandoned
             inputs, targets = read_rows(text, starts[:among], first, steps)
             hidden, state = net.hidden(inputs, tuple(s[:, :among].contiguous() for s in state))
             nats += net.nats(hidden, targets).sum(dtype=torch.float64).item()
@@ -258,6 +270,8 @@ def paper_style(
     rows: int,
     window: int,
     windows_at_most: int | None = None,
+    *,
+    stopping: Stopping = never,
 ) -> float:
     """The authors' perplexity: the mean over batches of exp of the batch's mean cross entropy.
 
@@ -271,9 +285,11 @@ def paper_style(
         rows: Streams side by side; the authors' 32, or 96 of their RNN.
         window: Steps of a batch.
         windows_at_most: No more than these; None for all.
+        stopping: Asked at every window.
 
     Raises:
         BadInput: The text does not fill one window.
+        Abandoned: ``stopping`` said so.
     """
     windows = paper_windows(len(tokens), rows, window)
     if windows < 1:
@@ -286,14 +302,18 @@ def paper_style(
     layout = Streams(tokens, starts, window, windows)
     most = windows if windows_at_most is None else min(windows, windows_at_most)
     with deterministic(net):
-        means = list(_paper_batches(net, layout, most))
+        means = list(_paper_batches(net, layout, most, stopping))
     return sum(map(math.exp, means)) / len(means)
 
 
-def _paper_batches(net: LanguageModelNet, layout: Streams, windows: int) -> Iterator[float]:
+def _paper_batches(
+    net: LanguageModelNet, layout: Streams, windows: int, stopping: Stopping
+) -> Iterator[float]:
     """Mean of -log(probability + 1e-6) of each batch."""
     state = net.zero_state(len(layout.starts))
     for step in range(windows):
+        if stopping():
+            raise Abandoned
         inputs, targets = layout.read(step)
         hidden, state = net.hidden(inputs, state)
         probabilities = net.nats(hidden, targets).neg().exp()

@@ -1,6 +1,7 @@
 """What the training loop knows of a task."""
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Generator, Tensor, nn
@@ -32,6 +33,18 @@ class Measured(NamedTuple):
 
     loss: float
     score: float
+
+
+Stopping = Callable[[], bool]  # asked now and then by what takes long: whether to give it up
+
+
+class Abandoned(Exception):
+    """A look was given up, for somebody asked to stop; nothing has changed."""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 class Task(Protocol):
@@ -67,12 +80,20 @@ class Task(Protocol):
         """The score of sums over training batches."""
         ...
 
-    def look(self) -> Measured:
-        """The watched set, whole, by the deterministic net; carried state is left alone."""
+    def look(self, stopping: Stopping = never) -> Measured:
+        """The watched set, whole, by the deterministic net; carried state is left alone.
+
+        Raises:
+            Abandoned: ``stopping`` said so.
+        """
         ...
 
-    def conclude(self) -> dict[str, float]:
-        """Everything to be told of the net as it is, by name, ``watched`` among it."""
+    def conclude(self, stopping: Stopping = never) -> dict[str, float]:
+        """Everything to be told of the net as it is, by name, ``watched`` among it.
+
+        Raises:
+            Abandoned: ``stopping`` said so.
+        """
         ...
 
     def carried(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import recdrop
 from recdrop.lab.config import Dropout, TemporalOrderData, TemporalOrderModel, TemporalOrderRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.tasks.net import recurrent_dropout
-from recdrop.lab.tasks.task import Measured, Part, stream
+from recdrop.lab.tasks.task import Measured, Part, Stopping, never, stream
 
 FEATURES = 2  # bit and marker
 CLASSES = 4  # AA, AB, BA, BB
@@ -159,11 +159,11 @@ class TemporalOrderTask:
         """Accuracy."""
         return right / count
 
-    def look(self) -> Measured:
+    def look(self, stopping: Stopping = never) -> Measured:
         """Loss and accuracy on the test set."""
         return measure(self.net, self.test_set, masks=False)
 
-    def conclude(self) -> dict[str, float]:
+    def conclude(self, stopping: Stopping = never) -> dict[str, float]:
         """Accuracies on both sets, the deterministic net's and, where told, with masks on."""
         return {
             "test": self.look().score,
