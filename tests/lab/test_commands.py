@@ -63,7 +63,7 @@ def characters(text, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def words(text, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("words") / "run"
-    assert train("word-lm", text, run) == 0
+    assert train("word-lm", text, run, "--preset", "paper") == 0
     return run
 
 
@@ -171,7 +171,7 @@ def test_a_file_of_settings_that_cannot_be_read(tmp_path, content, told, capsys)
         main(["train", "word-lm", "--config", str(config), "--preset", "none", "--set", "x"]) == 2
     )
     said = capsys.readouterr().err
-    assert "--preset none: word-lm has paper, paper-gru, paper-rnn" in said
+    assert "--preset none: word-lm has small, paper, paper-gru, paper-rnn" in said
     assert "--set x: expected KEY=VALUE" in said
     if content is None or not content.startswith(b"[[model"):  # which is TOML
         assert told in said

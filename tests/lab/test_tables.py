@@ -247,7 +247,7 @@ def test_printed_numbers(text: str, value: float):
 
 def test_presets_are_a_users_own_runs():
     assert {task: list(of_task) for task, of_task in PRESETS.items()} == {
-        "word-lm": ["paper", "paper-gru", "paper-rnn"],
+        "word-lm": ["small", "paper", "paper-gru", "paper-rnn"],
         "char-lm": ["small", "paper"],
         "temporal-order": ["quick"],
     }
@@ -272,8 +272,9 @@ def test_the_authors_settings_of_other_cells():
     assert [drop.rescale for drop in rnn.model.recurrent_dropout] == ["test"]
 
 
-def test_the_small_preset_drops_inside_its_recurrence():
-    run = PRESETS["char-lm"]["small"]
+@pytest.mark.parametrize("task", ["char-lm", "word-lm"])
+def test_the_small_presets_drop_inside_their_recurrence(task):
+    run = PRESETS[task]["small"]
     assert isinstance(run, LanguageModelRun)
     (drop,) = run.model.recurrent_dropout
     assert (drop.rate, drop.site, drop.rescale) == (0.25, "update", "train")
