@@ -20,6 +20,7 @@ _HOME = {
     "from_torch": "conversion",
     "to_torch": "conversion",
     "hold_masks": "rng",
+    "mc_dropout": "monte_carlo",
     "functional": None,
     "memory": None,
     "rng": None,

@@ -11,6 +11,7 @@ from recdrop.errors import BackendUnsupported as BackendUnsupported
 from recdrop.layers import GRU as GRU
 from recdrop.layers import LSTM as LSTM
 from recdrop.layers import RNN as RNN
+from recdrop.monte_carlo import mc_dropout as mc_dropout
 from recdrop.rng import hold_masks as hold_masks
 
 __version__: str

@@ -1,0 +1,174 @@
+"""How sure is a model? Monte Carlo dropout (Gal & Ghahramani 2016): one net for each set of masks.
+
+Ours beyond the paper: any of its schemes may be sampled, and forward dropout with it.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
+from torch.nn.utils.rnn import PackedSequence
+
+from recdrop.dropout import RecurrentDropout
+from recdrop.layers import GRU, LSTM, RNN
+from recdrop.rng import hold_masks
+
+
+class MonteCarlo(NamedTuple):
+    """What many nets say of the same inputs.
+
+    Attributes:
+        mean: Of their outputs, or of the probabilities, [..., K].
+        spread: Standard deviation over the nets (n - 1), [..., K].
+        entropy: Of the mean probabilities, in nats, [...]: all of the doubt. None without
+            probabilities.
+        information: What knowing the net would tell, in nats, [...]: the entropy less the nets'
+            own on average, so the part of the doubt that more data would remove. None likewise.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    entropy: Tensor | None
+    information: Tensor | None
+
+
+@torch.no_grad()
+def mc_dropout(
+    model: nn.Module,
+    inputs: Any,
+    samples: int = 20,
+    *,
+    seed: int = 0,
+    sampling: Literal["sequence", "step"] | None = "sequence",
+    probabilities: bool = True,
+) -> MonteCarlo:
+    """Call a model many times with its dropout on, each time with other masks.
+
+    Only dropout is switched on: recdrop's layers that drop, and torch's dropout modules. All else
+    (batch norm, say) stays in the mode it is in. The modes, the layers' settings and torch's
+    generators are afterwards as they were. Within a sample each layer has the same recurrent masks
+    at every call, so a model may read a long sequence window by window.
+
+    Args:
+        model: Returns logits [..., K] (or whatever, with ``probabilities=False``): a tensor, a
+            `PackedSequence`, of which the data count, or a tuple that begins with one of these.
+        inputs: The model's argument, or a tuple of them.
+        samples: Nets, at least 2.
+        seed: Where all masks come from; the same seed gives the same result.
+        sampling: Of the recurrent masks: ``"sequence"`` draws one for all steps, as the theory has
+            it; None samples each layer as it was trained.
+        probabilities: Whether outputs are logits, to be made probabilities over the last dimension.
+
+    Raises:
+        ValueError: ``samples`` is below 2, or nothing in the model drops anything.
+        TypeError: The model returns something else.
+
+    Example:
+        >>> lstm = recdrop.LSTM(3, 4, recurrent_dropout=0.5)
+        >>> told = recdrop.mc_dropout(lstm, torch.randn(7, 2, 3), samples=10, probabilities=False)
+        >>> told.spread.shape
+        torch.Size([7, 2, 4])
+    """
+    if samples < 2:
+        raise ValueError(f"samples must be at least 2, for a spread, got {samples}")
+    several = isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence)
+    arguments = inputs if several else (inputs,)
+    seeds = torch.randint(2**62, (samples,), generator=torch.Generator().manual_seed(seed)).tolist()
+    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    total = _Sums()
+    with torch.random.fork_rng(devices=devices), _dropping(model, sampling):
+        for one in seeds:
+            torch.manual_seed(one)  # forward dropout's
+            with hold_masks(one):
+                output = _tensor(model(*arguments))
+            total.add(output.softmax(-1) if probabilities else output, entropy=probabilities)
+    return total.told()
+
+
+class _Sums:
+    """Running sums, so that no sample has to be kept; Welford's, which do not cancel."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, output: Tensor, *, entropy: bool) -> None:
+        """One more sample."""
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        if not self.count:
+            self.mean, self.squares = torch.zeros_like(output), torch.zeros_like(output)
+            self.own = torch.zeros_like(output[..., 0]) if entropy else None
+        self.count += 1
+        change = output - self.mean
+        self.mean += change / self.count
+        self.squares += change * (output - self.mean)
+        if self.own is not None:
+            self.own += (_entropy(output) - self.own) / self.count
+
+    def told(self) -> MonteCarlo:
+        """What the samples come to."""
+        spread = (self.squares / (self.count - 1)).sqrt()
+        if self.own is None:
+            return MonteCarlo(self.mean, spread, None, None)
+        entropy = _entropy(self.mean)
+        return MonteCarlo(self.mean, spread, entropy, (entropy - self.own).clamp(min=0))
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return torch.special.entr(probabilities).sum(-1)
+
+
+@contextmanager
+def _dropping(model: nn.Module, sampling: Literal["sequence", "step"] | None) -> Iterator[None]:
+    """Inside, what drops is in training mode, and samples as asked."""
+    layers = [m for m in model.modules() if isinstance(m, RNN | LSTM | GRU) and _drops(m)]
+    dropouts = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+    if not layers and not dropouts:
+        raise ValueError("nothing in the model drops anything: all samples would be the same")
+    undo: list[Callable[[], object]] = []
+    try:
+        for module in (*layers, *dropouts):
+            undo.append(
+                lambda module=module, mode=module.training: setattr(module, "training", mode)
+            )
+            module.training = True  # not train(): that of a module with others in it is theirs too
+        for layer in layers if sampling is not None else ():
+            specs = layer.recurrent_dropout
+            undo.append(lambda layer=layer, specs=specs: setattr(layer, "recurrent_dropout", specs))
+            layer.recurrent_dropout = tuple(_sampled(spec, sampling) for spec in specs)
+        yield
+    finally:
+        for back in undo:
+            back()
+
+
+def _sampled(
+    spec: RecurrentDropout, sampling: Literal["sequence", "step"] | None
+) -> RecurrentDropout:
+    if sampling is None or sampling == spec.sampling:
+        return spec
+    with warnings.catch_warnings():  # whoever made the spec was warned then
+        warnings.simplefilter("ignore")
+        return replace(spec, sampling=sampling)
+
+
+def _drops(layer: RNN | LSTM | GRU) -> bool:
+    within = any(spec.rate > 0 for spec in layer.recurrent_dropout)
+    return within or (layer.dropout > 0 and layer.num_layers > 1)
+
+
+def _tensor(output: object) -> Tensor:
+    if isinstance(output, tuple) and not isinstance(output, PackedSequence) and output:
+        output = output[0]
+    if isinstance(output, PackedSequence):
+        output = output.data
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the model must return a tensor, a PackedSequence or a tuple that begins with one, "
+            f"got {type(output).__name__}; wrap it in a module that does"
+        )
+    return output
