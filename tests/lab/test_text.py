@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recdrop.lab import text as reader
+from recdrop.lab import files
 from recdrop.lab.config import TextData
 from recdrop.lab.errors import BadInput
 from recdrop.lab.text import read_corpus, read_text
@@ -74,7 +74,7 @@ def refused(pattern, call, *args, **kwargs):
 )
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
 def test_words_and_lines(tmp_path, monkeypatch, content, expected, block):
-    monkeypatch.setattr(reader, "_BLOCK", block)
+    monkeypatch.setattr(files, "_BLOCK", block)
     read = corpus(tmp_path, content, content, content)
     assert symbols(read) == ["<eos>" if word == "/" else word for word in expected.split(" ")]
     assert read.train.dtype == torch.int64
@@ -83,7 +83,7 @@ def test_words_and_lines(tmp_path, monkeypatch, content, expected, block):
 
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
 def test_characters(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(reader, "_BLOCK", block)
+    monkeypatch.setattr(files, "_BLOCK", block)
     content = "\ufeffa é\r\n\rb\t\u2028日😀<eos>\n"
     read = corpus(tmp_path, content, task="char-lm", symbols="characters")
     assert symbols(read) == list("a é\n\nb\t\u2028日😀<eos>\n")
@@ -93,7 +93,7 @@ def test_characters(tmp_path, monkeypatch, block):
 
 
 def test_more_characters_than_fit_a_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "_BLOCK", 100)  # the first blocks have few
+    monkeypatch.setattr(files, "_BLOCK", 100)  # the first blocks have few
     content = "".join(map(chr, range(0x4E00, 0x4E00 + 300))) * 2
     read = corpus(tmp_path, content, content, content, symbols="characters", unknown=False)
     assert symbols(read) == list(content)
@@ -390,7 +390,7 @@ def test_in_one_file_the_line_is_that_of_the_file(tmp_path):
 )
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
 def test_broken_files_are_refused(tmp_path, monkeypatch, content, told, symbols, block):
-    monkeypatch.setattr(reader, "_BLOCK", block)
+    monkeypatch.setattr(files, "_BLOCK", block)
     message = refused(re.escape(told), corpus, tmp_path, content, symbols=symbols)
     assert message.startswith(str(tmp_path / "train.txt"))
 
@@ -602,7 +602,7 @@ def fuzz(tmp_path, monkeypatch, seed, corpora):
     rng = random.Random(seed)
     read = Counter()
     for _ in range(corpora):
-        monkeypatch.setattr(reader, "_BLOCK", rng.choice([1, 2, 3, 7, 1 << 20]))
+        monkeypatch.setattr(files, "_BLOCK", rng.choice([1, 2, 3, 7, 1 << 20]))
         task, data = rng.choice(["word-lm", "char-lm"]), fuzzed_data(rng)
         train = fuzzed(rng)
         raws = [train] if rng.random() < 0.5 else [train, *rng.choices([train, fuzzed(rng)], k=2)]

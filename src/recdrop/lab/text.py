@@ -2,9 +2,7 @@ r"""Texts as ids: which files, how they become symbols, how these become ids.
 
 What a file must be, and how it is read:
 
-* UTF-8. A byte order mark at the start is dropped. Bad UTF-8 and NUL are refused with their line.
-  Line ends are ``\n``, ``\r\n`` or ``\r``; all are read as ``\n``.
-* A file with nothing but blanks is refused. A line may be of any length.
+* A text file by the rules of `recdrop.lab.files`. One with nothing but blanks is refused.
 * **Words** are the pieces between blanks (whatever Unicode calls a blank). Each line is ended by
   one ``<eos>``, the last one also where its line end is missing; a blank line is a lone ``<eos>``.
   Blanks after the last line end are no line (Mikolov's character files have some).
@@ -20,10 +18,7 @@ What a file must be, and how it is read:
   counted in lines where it is words, else in characters. No part may be blank.
 """
 
-import codecs
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,11 +30,10 @@ from torch import Tensor
 
 from recdrop.lab.config import TaskName, TextData
 from recdrop.lab.errors import BadInput
+from recdrop.lab.files import LINE_END, TextFile
 from recdrop.lab.storage import storage
 from recdrop.lab.vocabulary import EOS, UNKNOWN, Splitting, Vocabulary, shown
 
-_LINE_END = "\0"  # while a file is read: cannot be in it, for NUL is refused
-_BLOCK = 1 << 20  # bytes decoded at a time, so that a text is never whole in memory as strings
 _LOOKED_AT = 1_000  # words that "auto" goes by, see TextData
 
 
@@ -160,61 +154,6 @@ def _files(path: Path, task: TaskName) -> list[Path]:
 # --------------------------------------------------------------------------------- reading a file
 
 
-class _File(NamedTuple):
-    """A file's bytes, without byte order mark and with line feeds as line ends."""
-
-    path: Path
-    sha256: str
-    content: bytes
-
-    @classmethod
-    def open(cls, path: Path) -> "_File":
-        with storage(path):
-            if not path.is_file():
-                raise BadInput(f"{path}: no such file; expected a text file in UTF-8")
-            raw = path.read_bytes()
-        content = raw.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        file = cls(path, hashlib.sha256(raw).hexdigest(), content)
-        nul = content.find(b"\0")
-        if nul >= 0:
-            raise file.refused(nul, "NUL is not text; is this a text file, and in UTF-8?")
-        return file
-
-    def refused(self, at: int, why: str) -> BadInput:
-        line = 1 + self.content.count(b"\n", 0, at)
-        byte = at - self.content.rfind(b"\n", 0, at)
-        return BadInput(f"{self.path}:{line}: byte {byte} of the line: {why}")
-
-    def blocks(self) -> Iterator[str]:
-        """The text in pieces, none of them empty."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        size = len(self.content)
-        for start in range(0, size, _BLOCK):
-            stop = min(start + _BLOCK, size)
-            try:
-                block = decoder.decode(self.content[start:stop], final=stop == size)
-            except UnicodeDecodeError as error:  # its object ends where this block does
-                at = stop - len(error.object) + error.start
-                raise self.refused(at, f"not UTF-8 ({error.reason}); save the text so") from None
-            if block:
-                yield block
-
-    def words(self) -> Iterator[list[str]]:
-        """The words in lists; a word `_LINE_END` after every line."""
-        begun, last = "", _LINE_END
-        for block in self.blocks():
-            spread = block.replace("\n", f" {_LINE_END} ")
-            words = (begun + spread).split()
-            begun = "" if spread[-1].isspace() else words.pop()
-            if words:
-                last = words[-1]
-                yield words
-        if begun:
-            yield [begun, _LINE_END]
-        elif last != _LINE_END:
-            yield [_LINE_END]
-
-
 class _Text(NamedTuple):
     """A file or a part of one, in ids of its own.
 
@@ -255,19 +194,19 @@ class _Text(NamedTuple):
 
 
 def _read(path: Path, symbols: Literal[Splitting, "auto"]) -> _Text:
-    file = _File.open(path)
+    file = TextFile.open(path)
     splitting = _recognised(file) if symbols == "auto" else symbols
     read = _read_characters(file) if splitting == "characters" else _read_words(file, splitting)
     return read.not_blank("the file")
 
 
-def _recognised(file: _File) -> Splitting:
-    words = (word for word in chain.from_iterable(file.words()) if word != _LINE_END)
+def _recognised(file: TextFile) -> Splitting:
+    words = (word for word in chain.from_iterable(file.words()) if word != LINE_END)
     spaced = all(len(word) == 1 for word in islice(words, _LOOKED_AT))
     return "spaced" if spaced else "characters"
 
 
-def _read_characters(file: _File) -> _Text:
+def _read_characters(file: TextFile) -> _Text:
     symbols: list[str] = []
     id_of = np.full(0x110000, -1, np.int32)  # by code point
     blocks = [np.empty(0, np.uint8)]
@@ -284,14 +223,14 @@ def _read_characters(file: _File) -> _Text:
     return _Text(file.path, file.sha256, "characters", symbols, ids, line_ends)
 
 
-def _read_words(file: _File, splitting: Splitting) -> _Text:
+def _read_words(file: TextFile, splitting: Splitting) -> _Text:
     id_of: defaultdict[str, int] = defaultdict()
     id_of.default_factory = id_of.__len__  # a new word gets the next id
     blocks = [np.empty(0, np.int32)]
     for words in file.words():
         blocks.append(np.fromiter(map(id_of.__getitem__, words), np.int32, len(words)))
     ids = np.concatenate(blocks)
-    end, written = id_of[_LINE_END], id_of.get(EOS, -1)
+    end, written = id_of[LINE_END], id_of.get(EOS, -1)
     symbols = list(id_of)
     ends = ids == end
     line_ends = np.flatnonzero(ends)
