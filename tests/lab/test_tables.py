@@ -8,13 +8,15 @@ import pytest
 
 from recdrop.lab.config import ExponentialDecay, LanguageModelRun, PlateauDecay, parse_run
 from recdrop.lab.errors import BadInput
-from recdrop.lab.paper import figure2, table1, table2, table3
+from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.claims import CLAIMS, judge, printed_scores
 from recdrop.lab.paper.grid import number
 from recdrop.lab.paper.presets import PRESETS
 
 PAPER = Path(__file__).parents[2].parent / "shared" / "paper"
-TABLES = {module.TABLE.key: module.TABLE for module in (table1, table2, table3, figure2)}
+TABLES = {
+    module.TABLE.key: module.TABLE for module in (table1, table2, table3, table4, table5, figure2)
+}
 MODULES = {"table2": table2, "table3": table3, "figure2": figure2}
 
 
@@ -54,6 +56,52 @@ def test_every_number_of_table_1():
             *schemes, span, measure = column.replace("gal_and_ours", "gal ours").split("_")
             for scheme in schemes[0].split():
                 assert table1.PRINTED[f"{scheme}-{sampling}-{span}"][measure] == text
+
+
+def test_every_number_of_tables_4_and_5():
+    of_stage = stored("tables.json")["table4_conll2003_f1"]
+    for place, net in enumerate(("rnn", "lstm", "gru"), 1):
+        for row, rate in enumerate(("none", "25")):
+            numbers = [of_stage[stage][row][place] for stage in ("5_word", "15_word")]
+            assert [100 * number(text) for text in table4.PRINTED[f"{net}-{rate}"]] == (
+                pytest.approx(numbers)
+            )
+    of_net = stored("tables.json")["table5_twitter_f1"]
+    headings = list(table5.TABLE.measures.values())
+    assert headings == of_net["columns"][1:]
+    for net in ("rnn", "lstm", "gru"):
+        for row, rate in enumerate(("none", "25")):
+            assert list(table5.PRINTED[f"{net}-{rate}"]) == of_net[net.upper()][row][1:]
+
+
+@pytest.mark.parametrize(
+    ("module", "site", "sampling"), [(table4, "update", "sequence"), (table5, "update", "step")]
+)
+def test_the_six_cells_of_tables_4_and_5(module, site, sampling):
+    assert [c.name for c in module.cells()] == list(module.PRINTED)
+    for c in module.cells():
+        run = module.run(c, "paper", 3)
+        assert (run.name, run.seed, run.model.cell) == (c.name, 3, c.net)
+        assert (run.model.activation, run.model.dropout_in, run.model.dropout_out) == (
+            "relu", 0.2, 0.5,
+        )  # fmt: skip
+        if c.rate:
+            (drop,) = run.model.recurrent_dropout
+            assert (drop.rate, drop.sampling, drop.rescale) == (0.25, sampling, "test")
+            assert drop.site == ("hidden" if c.net == "rnn" else site)
+        else:
+            assert run.model.recurrent_dropout == ()
+    with pytest.raises(ValueError, match="scale"):
+        module.run(module.cells()[0], "tenth")
+
+
+def test_table_4s_protocol():
+    run = table4.run(cell(table4.TABLE, "lstm-25"), "paper")
+    assert [(c.words, c.after) for c in run.data.chunks] == [(5, 0), (15, 25)]
+    assert (run.schedule.epochs, run.model.hidden, run.model.window) == (35, 1024, 5)
+    assert isinstance(run.optim.decay, ExponentialDecay)
+    assert run.optim.decay.factor == 0.99
+    assert table4.run(cell(table4.TABLE, "lstm-25"), "small").model.hidden == 256
 
 
 @pytest.mark.parametrize("module", [table2, table3])
@@ -249,6 +297,8 @@ def test_presets_are_a_users_own_runs():
     assert {task: list(of_task) for task, of_task in PRESETS.items()} == {
         "word-lm": ["small", "paper", "paper-gru", "paper-rnn"],
         "char-lm": ["small", "paper"],
+        "ner": ["small", "paper"],
+        "sentiment": ["small", "paper"],
         "temporal-order": ["quick"],
     }
     for task, of_task in PRESETS.items():

@@ -55,7 +55,7 @@ class Memory:
 def trained(journal=None, start=None, **changes):
     journal = journal or Memory()
     run = tiny_run(**changes)
-    outcome = train(run, prepare(run, None, World()).task, journal, start)
+    outcome = train(run, prepare(run, None, {}, World()).task, journal, start)
     return journal.rows, outcome
 
 
@@ -194,7 +194,8 @@ class Scripted:
 
     watched, higher_is_better, steps = "valid", False, 2
 
-    def __init__(self, scores):
+    def __init__(self, scores, stages=()):
+        self.stages = stages
         self.net = torch.nn.Linear(1, 1)
         torch.nn.init.zeros_(self.net.weight)
         self.scores = list(scores)
@@ -224,10 +225,10 @@ class Scripted:
         pass
 
 
-def scripted(scores, optim, **schedule):
+def scripted(scores, optim, stages=(), **schedule):
     run = tiny_run(optim=optim, schedule=Schedule(epochs=len(scores), **schedule))
     journal = Memory()
-    return journal, train(run, Scripted(scores), journal)
+    return journal, train(run, Scripted(scores, stages), journal)
 
 
 def test_the_rate_is_divided_after_each_look_without_a_new_best():
@@ -248,6 +249,40 @@ def test_the_best_net_is_kept_and_the_last_ones_scores_are_told_too():
     _, outcome = scripted([5.0, 4.0, 4.5], Sgd(lr=1.0), keep="last")
     assert outcome.best_update is None
     assert outcome.scores == {"train": 1.0, "valid": -6.0}
+
+
+def test_a_stage_begins_with_the_best_net_of_the_one_before():
+    scores = [5.0, 3.0, 4.0, 6.0, 7.0]  # smaller is better; the weight falls by 1 at each update
+    journal, outcome = scripted(scores, Sgd(lr=1.0), stages=(3,))
+    assert journal.saved[4].progress.best_update == 4
+    # Two updates an epoch: the second epoch's net goes on after the third.
+    assert outcome.scores["valid_stage1"] == -4.0
+    assert outcome.best_update == 8  # of the second stage alone, though worse than the first's
+    assert outcome.scores["valid"] == -6.0
+    assert outcome.scores["valid_last"] == -8.0
+
+
+def test_patience_ends_a_stage_and_the_last_one_the_run():
+    scores = [5.0, 6.0, 6.0, 6.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    journal, outcome = scripted(scores, Sgd(lr=1.0), stages=(6,), patience=2)
+    assert [row.epoch for row in journal.rows if row.split == "valid"] == [1, 2, 3, 7, 8, 9, 10]
+    assert outcome.scores["valid_stage1"] == -2.0
+    assert (outcome.epochs, outcome.stopped_by) == (10, "patience")
+    _, cut = scripted([5.0, 6.0, 6.0, 6.0], Sgd(lr=1.0), stages=(6,), patience=2)
+    assert (cut.epochs, cut.stopped_by) == (3, "patience")  # the second stage was not asked for
+    assert "valid_stage1" not in cut.scores
+
+
+def test_going_on_behind_a_stage_gives_the_same(tmp_path):
+    scores = [5.0, 3.0, 4.0, 6.0, 7.0]
+    run = tiny_run(optim=Adam(lr=0.1), schedule=Schedule(epochs=5))
+    whole = Memory(every=1)
+    expected = train(run, Scripted(scores, (3,)), whole)
+    for update, start in whole.saved.items():
+        again, task = Memory(), Scripted(scores, (3,))
+        again.saved |= whole.saved
+        task.looks = sum(row.split == "valid" for row in whole.rows[: start.progress.log_bytes])
+        assert train(run, task, again, start) == expected, update
 
 
 def test_the_rate_falls_after_every_epoch_from_a_given_one_on():

@@ -14,10 +14,12 @@ from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
 import recdrop
+from recdrop.lab import vector_commands
 from recdrop.lab.commands import evaluate, generate, report, train
 from recdrop.lab.config import faults
 from recdrop.lab.console import complain
 from recdrop.lab.errors import BadInput, LabError, StorageFailed
+from recdrop.lab.labelling import calibrate, classify, tag
 from recdrop.lab.reproduce import reproduce
 
 app = App(
@@ -25,8 +27,12 @@ app = App(
     version=recdrop.__version__,
     help="Recurrent nets with dropout inside the recurrence: train, evaluate, reproduce the paper.",
 )
-for command in (train, evaluate, generate, reproduce, report):
+for command in (train, evaluate, generate, tag, classify, calibrate, reproduce, report):
     app.command(command)
+vectors = App(name="vectors", help="Vectors of words: train them on texts, look at them.")
+for command in (vector_commands.train, vector_commands.show):
+    vectors.command(command)
+app.command(vectors)
 
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)  # torch's own words
 

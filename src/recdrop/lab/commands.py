@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from recdrop.lab.config import Run, TaskName, changed, settings
 from recdrop.lab.console import complain, console, say
 from recdrop.lab.errors import BadInput
+from recdrop.lab.labelling import evaluate_classifier, evaluate_tagger
 from recdrop.lab.paper.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -34,8 +35,19 @@ class TrainOptions(_Options):
     """What `train` takes."""
 
     data: Path | None = None
-    """A folder with train.txt, valid.txt and test.txt (or Mikolov's names), or one text file, which
-    is split 90/5/5."""
+    """A folder with train.txt, valid.txt and test.txt (or Mikolov's names; of ner and sentiment
+    see the manual), or one file, which is split 90/5/5."""
+    vectors: Path | None = None
+    """Of ner and sentiment: vectors of words, as word2vec, GloVe or recdrop vectors write them;
+    without any they are learned."""
+    pretrain: Path | None = None
+    """Of sentiment: weakly labelled texts to learn from first."""
+    column: int | None = None
+    """Of ner: the tags' column, from 1, or back from -1; short for --set data.column=N."""
+    text_column: str | None = None
+    """Of sentiment: the text's column, by name or number; short for --set data.text_column=…."""
+    label_column: str | None = None
+    """Of sentiment: the label's column, likewise."""
     out: Path | None = None
     """The run's folder. Default: out/TASK."""
     preset: str | None = None
@@ -67,7 +79,9 @@ def train(
     folder = options.out or Path("out") / task
     from recdrop.lab.session import train_here
 
-    result = train_here(folder, run, options.data, tensorboard=options.tensorboard)
+    files = {"vectors": options.vectors, "pretrain": options.pretrain}
+    given = {name: path for name, path in files.items() if path is not None}
+    result = train_here(folder, run, options.data, given, tensorboard=options.tensorboard)
     if result is not None:
         _tell_result(folder, task, result)
     return 0
@@ -85,7 +99,7 @@ def configured(task: TaskName, options: TrainOptions) -> Run | None:
         return None
     told = [] if name in presets else [f"--preset {name}: {task} has {', '.join(presets)}, help"]
     layers = []
-    for read in (lambda: _toml(options.config), lambda: settings(options.set)):
+    for read in (lambda: _toml(options.config), lambda: _settings(task, options)):
         try:
             layers.append(_as_json(read()))
         except BadInput as error:
@@ -99,9 +113,30 @@ def configured(task: TaskName, options: TrainOptions) -> Run | None:
         else:
             if not told:
                 return run
-    if options.data is not None and not options.data.exists():  # else it is told once it is read
-        told.append(f"--data {options.data}: no such file or folder")
+    for name in ("data", "vectors", "pretrain"):  # else it is told once it is read
+        path = getattr(options, name)
+        if path is not None and not path.exists():
+            told.append(f"--{name} {path}: no such file or folder")
     raise BadInput("\n".join(told))
+
+
+_COLUMNS = {"column": "ner", "text_column": "sentiment", "label_column": "sentiment"}
+
+
+def _settings(task: TaskName, options: TrainOptions) -> dict[str, Any]:
+    """What ``--set`` and its short forms say."""
+    given = {name: getattr(options, name) for name in _COLUMNS}
+    given = {name: value for name, value in given.items() if value is not None}
+    wrong = [
+        f"--{name.replace('_', '-')}: only {_COLUMNS[name]} has it"
+        for name in given
+        if _COLUMNS[name] != task
+    ]
+    if wrong:
+        raise BadInput("\n".join(wrong))
+    return settings(
+        [*options.set, *(f"data.{name}={json.dumps(value)}" for name, value in given.items())]
+    )
 
 
 def _toml(path: Path | None) -> dict[str, Any]:
@@ -161,11 +196,15 @@ def _tell_result(folder: Path, task: TaskName, result: "Result") -> None:
     from recdrop.lab.progress import MEASURES, duration
 
     outcome, out = result.outcome, console()
+    shares = task not in ("word-lm", "char-lm")
     ended = {"epochs": "all epochs", "min_lr": "the smallest learning rate", "rule": "its rule"}
     why = ended.get(outcome.stopped_by, "patience")
     kept = f", kept: update {outcome.best_update:,}" if outcome.best_update else ""
     say(out, f"{outcome.updates:,} updates, ended by {why}{kept}, {duration(result.seconds)}")
-    scores = ", ".join(f"{name} {score:.5g}" for name, score in sorted(outcome.scores.items()))
+    scores = ", ".join(
+        f"{name} {score:.2%}" if shares else f"{name} {score:.5g}"
+        for name, score in sorted(outcome.scores.items())
+    )
     say(out, f"{MEASURES[task]}: {scores}")
     say(out, f"Run: {folder}")
 
@@ -177,7 +216,9 @@ class EvaluateOptions(_Options):
     """What `evaluate` takes."""
 
     data: Path
-    """One text file."""
+    """One file, as for training."""
+    column: int | None = None
+    """Of a tagger: the tags' column, from 1, or back from -1. Default: the run's."""
     streams: Annotated[int | None, Field(ge=1, le=100_000)] = None
     """Parts read side by side, each from a zero state. Default: the run's batch; 1 is exact."""
     paper_style: Annotated[bool, Parameter(negative="")] = False
@@ -186,22 +227,33 @@ class EvaluateOptions(_Options):
 
 
 def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name="*")]):
-    """Perplexity, or bits per character, of a text.
+    """Scores of a file: perplexity, bits per character, F1 of entities or labels.
 
     Parameters
     ----------
     run
-        Folder of a trained language model.
+        Folder of a trained net.
     """
     from recdrop.lab.progress import predictions
     from recdrop.lab.tasks.language_model import evaluate as measure
     from recdrop.lab.tasks.language_model import paper_style
     from recdrop.lab.text import read_text
-    from recdrop.lab.trained import open_trained
+    from recdrop.lab.trained import open_trained, task_of
     from recdrop.lab.vocabulary import UNKNOWN
 
-    if options.data.is_dir():
+    task = task_of(run)
+    if options.data.is_dir() and task != "sentiment":
         raise BadInput(f"--data {options.data} is a folder; give one file, such as its test text")
+    refused = [] if task == "ner" or options.column is None else ["--column"]
+    if task in ("ner", "sentiment"):
+        refused += ["--streams"] * (options.streams is not None)
+        refused += ["--paper-style"] * options.paper_style
+    if refused:
+        raise BadInput(f"{' and '.join(refused)}: a run of {task} has no such thing")
+    if task == "ner":
+        return evaluate_tagger(run, options.data, options.column)
+    if task == "sentiment":
+        return evaluate_classifier(run, options.data)
     trained = open_trained(run)
     data, unknown = trained.run.data, trained.vocabulary.unknown
     tokens = read_text(options.data, trained.vocabulary)

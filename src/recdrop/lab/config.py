@@ -6,7 +6,7 @@ Reading a configuration reports every fault at once; see `faults`.
 import json
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -24,8 +24,8 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
-Scale = Literal["quick", "tenth", "paper"]
-TaskName = Literal["temporal-order", "word-lm", "char-lm"]
+Scale = Literal["quick", "small", "tenth", "paper"]
+TaskName = Literal["temporal-order", "word-lm", "char-lm", "ner", "sentiment"]
 
 
 class Record(BaseModel):
@@ -114,6 +114,78 @@ class TextData(Record):
         return self
 
 
+class _WordsData(Record):
+    """Rows of words that belong together: sentences, tweets.
+
+    Attributes:
+        batch: Rows per update, over all processes.
+        min_count: Words that the training texts have less often are not known, where their vectors
+            are learned.
+        more_vectors: Of given vectors, so many of the first ones are kept for words that none of
+            the texts has.
+    """
+
+    batch: Annotated[int, Field(ge=1, le=100_000)] = 32
+    min_count: Count = 1
+    more_vectors: Annotated[int, Field(ge=0, le=10**8)] = 50_000
+
+
+class Chunks(Record):
+    """Pieces of sentences to train on.
+
+    Attributes:
+        words: Of a piece; each sentence is cut anew every epoch, its first piece being of a random
+            length. None: whole sentences.
+        after: So many epochs are over when these begin, from the best net so far.
+    """
+
+    words: Count | None = None
+    after: Annotated[int, Field(ge=0)] = 0
+
+
+class TaggedData(_WordsData):
+    """Sentences with a tag for each word.
+
+    Attributes:
+        column: Of the tags, counted from 1, or back from -1, the last.
+        scheme: Of the tags that the net learns and writes, whatever the files have.
+        chunks: What is trained on, stage by stage.
+    """
+
+    column: Annotated[int, Field(ge=-1_000, le=1_000)] = -1
+    scheme: Literal["iob1", "iob2", "iobes"] = "iob2"
+    chunks: Annotated[tuple[Chunks, ...], Field(min_length=1, strict=False)] = (Chunks(),)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TaggedData":
+        starts = [stage.after for stage in self.chunks]
+        if starts[0] != 0 or starts != sorted(set(starts)):
+            raise ValueError(f"chunks: after must start at 0 and rise, got {starts}")
+        if self.column == 0:
+            raise ValueError("column counts from 1, or back from -1, got 0")
+        return self
+
+
+class LabelledData(_WordsData):
+    """Texts with a label each.
+
+    Attributes:
+        texts: How they become words: ``"tweets"`` as `recdrop.lab.tweets` says, ``"words"`` between
+            blanks.
+        text_column: Name or number, from 1, of the column with the text; None: recognised.
+        label_column: The same of the labels.
+        layout: ``"files"``: train, valid and test files, or one that is split; ``"semeval"``: the
+            paper's, of a folder of SemEval's files.
+        pretraining: Epochs on weak labels, where such are given, before the others.
+    """
+
+    texts: Literal["tweets", "words"] = "tweets"
+    text_column: str | None = None
+    label_column: str | None = None
+    layout: Literal["files", "semeval"] = "files"
+    pretraining: Count = 1
+
+
 class Dropout(Record):
     """One `recdrop.RecurrentDropout`, field by field."""
 
@@ -169,8 +241,8 @@ class TemporalOrderModel(_Recurrent):
     output_init_range: Positive
 
 
-class LanguageModel(_Recurrent):
-    """Embedding, recurrent layers, a linear layer over the vocabulary.
+class _Layers(_Recurrent):
+    """Embedding, recurrent layers, a linear layer.
 
     Attributes:
         cell: Which layer.
@@ -194,10 +266,52 @@ class LanguageModel(_Recurrent):
     dropout_out: Rate = 0.0
 
     @model_validator(mode="after")
-    def _sites_of_the_cell(self) -> "LanguageModel":
+    def _sites_of_the_cell(self) -> "_Layers":
         if self.cell == "rnn" and any(drop.site != "hidden" for drop in self.recurrent_dropout):
             raise ValueError("a plain RNN has the site hidden only")
         return self
+
+
+class LanguageModel(_Layers):
+    """Embedding, recurrent layers, a linear layer over the vocabulary."""
+
+
+class _WordNet(_Layers):
+    """The same over words whose vectors may be given.
+
+    Attributes:
+        activation: Of the candidate, and of an LSTM's c on its way out (the equations' f).
+        bidirectional: Whether there is a layer from each end.
+        tune: Whether given vectors are trained on; without any given they are learned, of width
+            ``embedding``.
+    """
+
+    activation: Literal["tanh", "relu"] = "tanh"
+    bidirectional: bool = False
+    tune: bool = False
+
+
+class Tagger(_WordNet):
+    """A tag for each word.
+
+    Attributes:
+        window: Words that a step sees, itself in the middle.
+        capitals: Whether it also sees how each is written: small, Capitalised, CAPITALS, mIxed,
+            with a digit.
+    """
+
+    window: Annotated[int, Field(ge=1, le=99)] = 5
+    capitals: bool = True
+
+    @model_validator(mode="after")
+    def _odd(self) -> "Tagger":
+        if self.window % 2 == 0:
+            raise ValueError(f"window must be odd, got {self.window}")
+        return self
+
+
+class Classifier(_WordNet):
+    """A label for each text, from its last step (and its first one's from the other end)."""
 
 
 # ------------------------------------------------------------------------------------ how to train
@@ -311,7 +425,7 @@ class _Run(Record):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100)] = "run"
-    table: Literal["table1", "table2", "table3", "figure2"] | None = None
+    table: Literal["table1", "table2", "table3", "table4", "table5", "figure2"] | None = None
     scale: Scale | None = None
     optim: Annotated[Sgd | Adam | RmsProp, Field(discriminator="kind")]
     schedule: Schedule
@@ -334,9 +448,27 @@ class LanguageModelRun(_Run):
     model: LanguageModel
 
 
-Run = Annotated[TemporalOrderRun | LanguageModelRun, Field(discriminator="task")]
+class NerRun(_Run):
+    """Which words are names, and of what? Measured in F1 of entities."""
+
+    task: Literal["ner"] = "ner"
+    data: TaggedData
+    model: Tagger
+
+
+class SentimentRun(_Run):
+    """What does a text feel? Measured in the mean F1 of positive and negative."""
+
+    task: Literal["sentiment"] = "sentiment"
+    data: LabelledData
+    model: Classifier
+
+
+Run = Annotated[
+    TemporalOrderRun | LanguageModelRun | NerRun | SentimentRun, Field(discriminator="task")
+]
 _RUN: TypeAdapter[Run] = TypeAdapter(Run)
-_TAGS = {"temporal-order", "word-lm", "char-lm", "sgd", "adam", "rmsprop", "plateau", "exponential"}
+_TAGS = {*get_args(TaskName), "sgd", "adam", "rmsprop", "plateau", "exponential"}
 
 
 def parse_run(text: str | bytes) -> Run:

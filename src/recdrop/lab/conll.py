@@ -80,13 +80,14 @@ class Entity(NamedTuple):
 # ----------------------------------------------------------------------------- reading and writing
 
 
-def read_columns(path: Path, column: int | None = None) -> list[Sentence]:
+def read_columns(path: Path, column: int | None = None, *, tagged: bool = True) -> list[Sentence]:
     """Read a column file; equal words of it are one object in memory.
 
     Args:
         path: The file.
         column: That of the tags, from 1, or from -1 for the last; None: the last, if it is not the
             only one.
+        tagged: Whether there are tags to be read; else only the words are.
 
     Raises:
         BadInput: It is missing, or refused by the rules above.
@@ -101,7 +102,7 @@ def read_columns(path: Path, column: int | None = None) -> list[Sentence]:
     for number, row in _rows(TextFile.open(path)):
         if row:
             if not sentences and not words:
-                place = _place(column, len(row), f"{path}:{number}")
+                place = _place(column, len(row), f"{path}:{number}") if tagged else None
             words.append(once.setdefault(row[0], row[0]))
             if place is None:
                 continue

@@ -16,7 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from recdrop.lab.drawing import COLOURS, INK, Picture, drawing, picture, sheet
 from recdrop.lab.paper.figure2 import papers_curves
-from recdrop.lab.paper.grid import Sampling, Scheme, number
+from recdrop.lab.paper.grid import Cell, Sampling, Scheme, number
+from recdrop.lab.paper.word_nets import Cell as WordNetCell
 from recdrop.lab.records import Row
 from recdrop.lab.results import CellReport, RunReport, TableReport
 
@@ -148,7 +149,7 @@ def _curves(table: TableReport, block: str, cells: Sequence[CellReport]) -> Figu
     else:
         axes.set(xlabel="epochs", ylabel=f"validation {table.table.score}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _zoom(axes, cells)
+        _zoom(axes, table, cells)
     _title(axes, table, f"{_of_block(block)}: learning curves")
     figure.legend(handles=_legend(cells), loc="outside lower center", ncols=2)
     return figure
@@ -181,9 +182,16 @@ def _looks(one: RunReport) -> list[Row]:
     return [row for row in one.rows if row.split != "train"]
 
 
-def _zoom(axes: Axes, cells: Sequence[CellReport]) -> None:
+def _zoom(axes: Axes, table: TableReport, cells: Sequence[CellReport]) -> None:
     """Leave out the steep first epochs: what is compared happens near the best scores."""
     scores = [[row.score for row in _looks(one)] for cell in cells for one in cell.runs]
+    if table.table.higher_is_better:
+        best = [max(of_one) for of_one in scores if of_one]
+        if best:
+            room = max(0.05, 1.5 * (max(best) - min(best)))
+            axes.set_ylim(max(best) - room, max(best) + 0.1 * room)
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        return
     best = [min(of_one) for of_one in scores if of_one]
     if not best:
         return
@@ -242,14 +250,14 @@ def _bars(table: TableReport, block: str, cells: Sequence[CellReport]) -> Figure
             place += 1.0
             ends += _pair(axes, place, table, cell, measure, colour)
             ticks.append(place)
-            labels.append(_how(cell))
+            labels.append(_of_its_scheme(cell.cell))
         place += 0.95
     axes.set_ylim(place - 0.4, -0.5)
     axes.set_yticks(ticks, labels, fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.14 * max(ends) or 1)
     axes.set_xlabel(f"{measure} {table.table.score}")
-    if table.table.score == "accuracy":
+    if table.table.higher_is_better:
         axes.set_xlim(0, 1.14)
         axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
@@ -303,10 +311,8 @@ def _bar(
     )
 
 
-def _how(cell: CellReport) -> str:
-    if cell.cell.sampling is None:
-        return "rate 0"
-    return f"{cell.cell.rate:g} per {cell.cell.sampling}"
+def _of_its_scheme(cell: Cell) -> str:
+    return cell.label if isinstance(cell, WordNetCell) else cell.how
 
 
 # ---------------------------------------------------------------------------------------- common

@@ -8,17 +8,24 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from recdrop.lab.config import Run, TemporalOrderRun
+from recdrop.lab.config import LanguageModelRun, Run, TemporalOrderRun
 from recdrop.lab.records import Event, Row
 
+_ROWS = {"temporal-order": "sequences", "ner": "pieces", "sentiment": "texts"}
 _PLAIN_INTERVAL = 10.0  # seconds between two plain lines
-MEASURES = {"temporal-order": "accuracy", "word-lm": "perplexity", "char-lm": "bits"}
+MEASURES = {
+    "temporal-order": "accuracy",
+    "word-lm": "perplexity",
+    "char-lm": "bits",
+    "ner": "F1 (training: words right)",
+    "sentiment": "mean F1 (training: texts right)",
+}
 
 
 def predictions(run: Run) -> tuple[int, str]:
     """Predictions of one update, and what they are of."""
-    if isinstance(run, TemporalOrderRun):
-        return run.data.batch, "sequences"
+    if not isinstance(run, LanguageModelRun):
+        return run.data.batch, _ROWS[run.task]
     copies = run.data.window // (run.data.stride or run.data.window)
     unit = "tokens" if run.task == "word-lm" else "characters"
     return run.data.batch * run.data.window * copies, unit
@@ -273,4 +280,4 @@ def _position(part: _Part) -> list[str]:
 
 
 def _score(run: Run, row: Row) -> str:
-    return f"{row.score:.1%}" if isinstance(run, TemporalOrderRun) else f"{row.score:.4g}"
+    return f"{row.score:.4g}" if isinstance(run, LanguageModelRun) else f"{row.score:.1%}"

@@ -19,7 +19,7 @@ class Row(Record):
         split: ``"train"``: mean over the batches since the row before, each before its update,
             masks on. Else the whole set, by the deterministic net.
         loss: Cross entropy in nats of one prediction, mean.
-        score: The task's own figure: accuracy, perplexity or bits per character.
+        score: The task's own figure: accuracy, perplexity, bits per character, F1.
         lr: Learning rate of the last update.
     """
 
@@ -49,6 +49,7 @@ class Progress(Record):
         best_update: When.
         waited: Looks since.
         looked_at: Update of the last look, if any.
+        earlier: Scores of each ended stage's best net; their names end in ``_stage1`` and so on.
         stopped_by: Why training has ended, if it has.
         log_bytes: Length of ``metrics.jsonl``.
         seconds: Training time so far.
@@ -68,6 +69,7 @@ class Progress(Record):
     best_update: int | None = None
     waited: int = 0
     looked_at: int | None = None
+    earlier: dict[str, float] = Field(default_factory=dict)
     stopped_by: Stop | None = None
     log_bytes: int = 0
     seconds: float = 0.0

@@ -1,9 +1,10 @@
 """``recdrop reproduce``: a table or figure of the paper, one grammar for all."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from recdrop.lab.config import Run
 from recdrop.lab.console import complain, console, say
-from recdrop.lab.paper import figure2, table1, table2, table3
+from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.grid import Cell, choose
 
 reproduce = App(
@@ -75,6 +76,30 @@ class TextOptions(_Options):
     """Folder with Mikolov's files of the Penn Treebank."""
 
 
+class Table4Options(_Options):
+    """What `table4` takes."""
+
+    scale: Literal["paper", "small"]
+    """The paper's net, or one of 256 units."""
+    data: Path
+    """Folder with CoNLL-2003's eng.train, eng.testa and eng.testb."""
+    vectors: Path | None = None
+    """Vectors of words; without any they are learned, which is not the paper's protocol."""
+
+
+class Table5Options(_Options):
+    """What `table5` takes."""
+
+    scale: Literal["paper"] = "paper"
+    """The paper's protocol, as far as its data can be had."""
+    data: Path
+    """Folder with SemEval's files, twitter2013train.tsv and so on."""
+    vectors: Path | None = None
+    """Vectors of words; without any they are learned, which is not the paper's protocol."""
+    pretrain: Path | None = None
+    """Weakly labelled tweets; without any there is no pre-training, as the paper has it."""
+
+
 @reproduce.command(name="table1")
 def reproduce_table1(*, options: Annotated[Table1Options, Parameter(name="*")]) -> int:
     """Temporal Order: {Moon, Gal, ours} × {per step, per sequence} × {Short, Medium}.
@@ -114,6 +139,34 @@ def reproduce_figure2(*, options: Annotated[TextOptions, Parameter(name="*")]) -
     return _language_models(options, "figure2", figure2.run, figure2.cells())
 
 
+@reproduce.command(name="table4")
+def reproduce_table4(*, options: Annotated[Table4Options, Parameter(name="*")]) -> int:
+    """Named entities: RNN, LSTM and GRU, with and without recurrent dropout.
+
+    Finished cells are not trained again, interrupted ones go on where they stopped.
+    """
+    folder = options.out or Path("out") / f"table4-{options.scale}"
+    files = _given(vectors=options.vectors)
+    cells = table4.cells()
+    return _train_and_report(options, folder, options.scale, table4.run, cells, options.data, files)
+
+
+@reproduce.command(name="table5")
+def reproduce_table5(*, options: Annotated[Table5Options, Parameter(name="*")]) -> int:
+    """Sentiment of tweets: RNN, LSTM and GRU, with and without recurrent dropout.
+
+    Finished cells are not trained again, interrupted ones go on where they stopped.
+    """
+    folder = options.out or Path("out") / "table5-paper"
+    files = _given(vectors=options.vectors, pretrain=options.pretrain)
+    cells = table5.cells()
+    return _train_and_report(options, folder, options.scale, table5.run, cells, options.data, files)
+
+
+def _given(**files: Path | None) -> dict[str, Path]:
+    return {name: path for name, path in files.items() if path is not None}
+
+
 def _language_models(
     options: TextOptions, name: str, run: Callable[..., Run], cells: Sequence[Cell]
 ) -> int:
@@ -128,6 +181,7 @@ def _train_and_report(
     run: Callable[..., Run],
     cells: Sequence[Cell],
     data: Path | None,
+    files: Mapping[str, Path] = MappingProxyType({}),
 ) -> int:
     from recdrop.lab.environment import usable_cores
     from recdrop.lab.progress import duration
@@ -146,7 +200,7 @@ def _train_and_report(
         for seed in range(options.seeds)
         for cell in chosen
     ]
-    jobs = [Job(run_directory(folder, one.name, one.seed), one, data) for one in runs]
+    jobs = [Job(run_directory(folder, one.name, one.seed), one, data, files) for one in runs]
     lost = sweep(folder, jobs, options.workers or usable_cores(), out)
     for one in lost:
         complain(one.message)

@@ -9,13 +9,20 @@ from typing import Any
 
 from recdrop.lab.config import Run, Scale, differences
 from recdrop.lab.errors import BadInput, StorageFailed
-from recdrop.lab.paper import figure2, table1, table2, table3
+from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.grid import AnyTable, Cell
 from recdrop.lab.records import Failure, Result, Row
 from recdrop.lab.runs import read_environment, read_record, read_rows, read_run
 
-TABLES: tuple[AnyTable, ...] = (table1.TABLE, table2.TABLE, figure2.TABLE, table3.TABLE)
-SCALES: tuple[Scale, ...] = ("paper", "tenth", "quick")
+TABLES: tuple[AnyTable, ...] = (
+    table1.TABLE,
+    table2.TABLE,
+    figure2.TABLE,
+    table3.TABLE,
+    table4.TABLE,
+    table5.TABLE,
+)
+SCALES: tuple[Scale, ...] = ("paper", "tenth", "small", "quick")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,10 @@ class RunReport:
         """Updates of an epoch, from the first look, which ends one; None before any."""
         looks = (row for row in self.rows if row.split != "train")
         return next((row.update // row.epoch for row in looks), None)
+
+    def epoch_of(self, look: int | None) -> int | None:
+        """The epoch that the look after so many updates ended; None if there was none."""
+        return next((r.epoch for r in self.rows if r.split != "train" and r.update == look), None)
 
     def updates_to(self, score: float) -> int | None:
         """Updates until a row of training metrics reached a score; None if none did."""

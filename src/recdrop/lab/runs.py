@@ -3,7 +3,8 @@
 ======================  ============================================================
 ``config.json``         the `Run`; once it is there, training has begun
 ``data.json``           names, SHA-256 and sizes of the files that it learns from
-``vocabulary.json``     of a language model
+``vocabulary.json``     the symbols or words that a net knows
+``vectors.safetensors`` their vectors, where such were given
 ``env.json``            versions, threads, processor, date of the last sitting
 ``metrics.jsonl``       one `Row` a line, appended as training goes
 ``checkpoints/``        see `recdrop.lab.checkpoint`
@@ -20,9 +21,10 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -63,6 +65,7 @@ def run_cell(
     run: Run,
     data: Path | None = None,
     *,
+    files: Mapping[str, Path] = MappingProxyType({}),
     watcher: Watcher | None = None,
     stopping: Callable[[], bool] = lambda: False,
     save_every: float = SAVE_EVERY,
@@ -73,6 +76,7 @@ def run_cell(
         directory: The run's own folder; made if it is missing.
         run: What to train.
         data: Where its texts are, for tasks that read any.
+        files: What else it reads; see `recdrop.lab.tasks.prepare`.
         watcher: Hears how it goes.
         stopping: Asked after each update; True saves and raises `recdrop.lab.train.Interrupted`.
         save_every: Seconds between two checkpoints; there is one more at every new best.
@@ -91,7 +95,7 @@ def run_cell(
         done = finished(directory, run)
         if done is not None:
             return done
-        prepared = prepare(run, data, world)
+        prepared = prepare(run, data, files, world)
         folder = _Folder(directory, watcher, save_every) if world.leads else None
         journal = folder or _Silent()
         start = None
@@ -123,6 +127,7 @@ class _Folder:
     def __init__(self, directory: Path, watcher: Watcher, save_every: float) -> None:
         self.directory, self.watcher, self.save_every = directory, watcher, save_every
         self.metrics = directory / "metrics.jsonl"
+        self._vectors = directory / "vectors.safetensors"
         self.saved = time.monotonic()
 
     def describe(self, run: Run, prepared: Prepared) -> None:
@@ -134,6 +139,8 @@ class _Folder:
         self._same("data.json", json.dumps(prepared.sources, indent=2) + "\n", begun=begun)
         if prepared.vocabulary is not None:
             self._same("vocabulary.json", prepared.vocabulary, begun=begun)
+        if prepared.vectors is not None and not (begun and self._vectors.is_file()):
+            write_whole(self._vectors, prepared.vectors)
         if not begun:
             self.write("config.json", run)
         write_whole(self.directory / "env.json", json.dumps(environment(), indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,12 @@ class _Board(_Shown):
 
 
 def train_here(
-    folder: Path, run: Run, data: Path | None, *, tensorboard: bool = False
+    folder: Path,
+    run: Run,
+    data: Path | None,
+    files: Mapping[str, Path],
+    *,
+    tensorboard: bool = False,
 ) -> Result | None:
     """Train a run in this process, and in torchrun's others with it, with progress shown.
 
@@ -104,7 +109,7 @@ def train_here(
         shown = (run, ledger, display, out)
         watcher = _Board(folder, *shown) if tensorboard and leads else _Shown(*shown)
         try:
-            result = run_cell(folder, run, data, watcher=watcher, stopping=stopping)
+            result = run_cell(folder, run, data, files=files, watcher=watcher, stopping=stopping)
         except Interrupted as error:
             told = f"{error}; saved, the same command goes on"
             raise Stopped(stopping.number or signal.SIGTERM, told) from None

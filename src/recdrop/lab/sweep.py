@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,11 +36,12 @@ _TRIES = 4  # of one run whose worker is killed
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run, its folder, and where its texts are, if it reads any."""
+    """A run, its folder, where its texts are, and what else it reads, if anything."""
 
     directory: Path
     run: Run
     data: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,8 @@ class _Workers:
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
         data = None if job.data is None else str(job.data)
         run = job.run.model_dump(mode="json")
-        task = {"directory": str(job.directory), "run": run, "data": data}
+        files = {name: str(path) for name, path in job.files.items()}
+        task = {"directory": str(job.directory), "run": run, "data": data, "files": files}
         with suppress(BrokenPipeError):  # it died at once, which `listen` finds out
             _pipe(process.stdin).write(json.dumps(task).encode() + b"\n")
             _pipe(process.stdin).flush()

@@ -267,9 +267,27 @@ class _Trainer:
         decay = self.run.optim.decay
         if isinstance(decay, ExponentialDecay) and epoch >= decay.start:
             self._set_lr(self.progress.lr * decay.factor)
-        self._move(stopped_by=self._reason_to_stop(last), epoch=epoch, step=0)
+        reason = self._reason_to_stop(last)
+        later = [first for first in self.task.stages if epoch <= first < schedule.epochs]
+        if later and (reason == "patience" or (reason is None and epoch == later[0])):
+            self._end_stage(self.task.stages.index(later[0]) + 1)
+            epoch, reason = later[0], None
+        self._move(stopped_by=reason, epoch=epoch, step=0)
         if self.progress.stopped_by is None:
             self.task.begin(epoch)
+
+    def _end_stage(self, number: int) -> None:
+        """Keep the scores of the stage's best net, and go on from that one."""
+        now = self.progress
+        if now.best_update not in (None, now.update):
+            if self.world.leads:
+                self.task.net.load_state_dict(self.journal.best(now.best_update))
+            self.world.spread(self.task.net.state_dict().values())
+        # Every process measures, for none may keep the others waiting; the leader's numbers count.
+        scores = self.task.conclude()
+        told = self.world.from_leader(list(scores.values()))
+        earlier = {f"{name}_stage{number}": one for name, one in zip(scores, told, strict=True)}
+        self._move(earlier=now.earlier | earlier, best=None, best_update=None, waited=0)
 
     def _reason_to_stop(self, last: bool) -> Stop | None:
         schedule, now = self.run.schedule, self.progress
@@ -336,7 +354,7 @@ class _Trainer:
         now = self.progress
         if now.stopped_by is None or now.train_score is None:
             raise RuntimeError("a run has an outcome only once it has stopped")
-        scores = {"train": now.train_score}
+        scores = {"train": now.train_score, **now.earlier}
         if self.world.leads:
             scores |= self._concluded()
         return Outcome(

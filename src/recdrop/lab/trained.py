@@ -1,19 +1,31 @@
-"""A trained language model from its run folder: to be evaluated, or to write."""
+"""A trained net from its run folder: to be evaluated, or to write, tag, classify."""
 
+import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from recdrop.lab.checkpoint import Checkpoints
-from recdrop.lab.config import LanguageModelRun
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from recdrop.lab.checkpoint import Checkpoints, Tensors
+from recdrop.lab.config import LanguageModelRun, NerRun, Run, SentimentRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.runs import read_run, read_text
+from recdrop.lab.storage import storage
 from recdrop.lab.tasks.language_model import LanguageModelNet
+from recdrop.lab.tasks.ner import TaggerNet
+from recdrop.lab.tasks.sentiment import ClassifierNet
 from recdrop.lab.vocabulary import Vocabulary
+from recdrop.lab.words import Words
+
+RunT = TypeVar("RunT", LanguageModelRun, NerRun, SentimentRun)
+NetT = TypeVar("NetT", bound=nn.Module)
 
 
 class Trained(NamedTuple):
-    """A net and what its numbers mean.
+    """A language model and what its numbers mean.
 
     Attributes:
         run: What was asked.
@@ -28,19 +40,81 @@ class Trained(NamedTuple):
     update: int
 
 
-def open_trained(directory: Path) -> Trained:
-    """Read a run's net; the run may still be training.
+class TrainedTagger(NamedTuple):
+    """A tagger: as `Trained`, with the words it knows and its tags by id."""
+
+    run: NerRun
+    net: TaggerNet
+    words: Words
+    tags: tuple[str, ...]
+    update: int
+
+
+class TrainedClassifier(NamedTuple):
+    """A classifier: as `Trained`, with the words it knows and its labels by id."""
+
+    run: SentimentRun
+    net: ClassifierNet
+    words: Words
+    labels: tuple[str, ...]
+    update: int
+
+
+def task_of(directory: Path) -> str:
+    """What a folder's run was to learn.
 
     Raises:
-        BadInput: There is no language model, none of its checkpoints is intact yet, or the folder's
-            files do not belong together.
+        BadInput: It holds no run.
         StorageFailed: The system refused to read.
     """
+    return _run(directory).task
+
+
+def open_trained(directory: Path) -> Trained:
+    """Read a language model; its run may still be training.
+
+    Raises:
+        BadInput: There is none, none of its checkpoints is intact yet, or the folder's files do not
+            belong together.
+        StorageFailed: The system refused to read.
+    """
+    run, weights, update = _opened(directory, LanguageModelRun, "a language model")
+    vocabulary = _vocabulary(directory, _sources(directory))
+    net = LanguageModelNet(len(vocabulary), run.model)
+    return Trained(run, _filled(net, weights, directory), vocabulary, update)
+
+
+def open_tagger(directory: Path) -> TrainedTagger:
+    """Read a tagger; see `open_trained`."""
+    run, weights, update = _opened(directory, NerRun, "a tagger")
+    sources = _sources(directory)
+    words, tags = _words(directory, sources), _names(directory, sources, "tags")
+    net = TaggerNet(len(words.vocabulary), len(tags), run.model, words.vectors)
+    return TrainedTagger(run, _filled(net, weights, directory), words, tags, update)
+
+
+def open_classifier(directory: Path) -> TrainedClassifier:
+    """Read a classifier; see `open_trained`."""
+    run, weights, update = _opened(directory, SentimentRun, "a classifier of texts")
+    sources = _sources(directory)
+    words, labels = _words(directory, sources), _names(directory, sources, "labels")
+    weak = len(_names(directory, sources, "weak_labels")) if "weak_labels" in sources else 0
+    net = ClassifierNet(len(words.vocabulary), len(labels), run.model, words.vectors, weak)
+    return TrainedClassifier(run, _filled(net, weights, directory), words, labels, update)
+
+
+def _run(directory: Path) -> Run:
     run = read_run(directory)
     if run is None:
         raise BadInput(f"{directory} holds no run: there is no config.json in it")
-    if not isinstance(run, LanguageModelRun):
-        raise BadInput(f"{directory} holds a run of {run.task}, not a language model")
+    return run
+
+
+def _opened(directory: Path, kind: type[RunT], what: str) -> tuple[RunT, Tensors, int]:
+    """The run, its kept net's weights, and the updates that these have seen."""
+    run = _run(directory)
+    if not isinstance(run, kind):
+        raise BadInput(f"{directory} holds a run of {run.task}, not {what}")
     checkpoint, told = Checkpoints(directory).newest(clean=False)
     if checkpoint is None:
         why = "; ".join(told) or "training has not come that far yet"
@@ -48,25 +122,68 @@ def open_trained(directory: Path) -> Trained:
     update = checkpoint.progress.best_update or checkpoint.progress.update
     if update != checkpoint.progress.update:
         checkpoint = Checkpoints(directory).load(update)
-    vocabulary = _vocabulary(directory)
-    net = LanguageModelNet(len(vocabulary), run.model)
+    return run, checkpoint.weights, update
+
+
+def _filled(net: NetT, weights: Tensors, directory: Path) -> NetT:
     try:
-        net.load_state_dict(checkpoint.weights)
+        net.load_state_dict(weights)
     except RuntimeError as error:
         raise BadInput(f"{directory}: the weights do not fit config.json: {error}") from None
-    return Trained(run, net.eval().requires_grad_(False), vocabulary, update)
+    return net.eval().requires_grad_(False)
 
 
-def _vocabulary(directory: Path) -> Vocabulary:
+def _sources(directory: Path) -> dict[str, Any]:
+    """What ``data.json`` says."""
+    path = directory / "data.json"
+    text = read_text(path)
+    if text is None:
+        raise BadInput(f"{directory} has no data.json")
+    try:
+        told = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
+    if not isinstance(told, dict):
+        raise BadInput(f"{path}: expected a JSON object")
+    return told
+
+
+def _vocabulary(directory: Path, sources: dict[str, Any]) -> Vocabulary:
     path = directory / "vocabulary.json"
-    text, sources = read_text(path), read_text(directory / "data.json")
-    if text is None or sources is None:
-        raise BadInput(f"{directory} has no vocabulary.json or no data.json")
+    text = read_text(path)
+    if text is None:
+        raise BadInput(f"{directory} has no vocabulary.json")
     vocabulary = Vocabulary.from_json(text, str(path))
     try:
-        told = json.loads(sources)["vocabulary"]["sha256"]
-    except (ValueError, KeyError, TypeError):
+        told = sources["vocabulary"]["sha256"]
+    except (KeyError, TypeError):
         raise BadInput(f"{directory / 'data.json'}: it does not name the vocabulary") from None
     if told != vocabulary.sha256:
         raise BadInput(f"{path}: it is not the vocabulary that the run was trained with")
     return vocabulary
+
+
+def _words(directory: Path, sources: dict[str, Any]) -> Words:
+    vocabulary = _vocabulary(directory, sources)
+    if "vectors" not in sources:
+        return Words(vocabulary)
+    path = directory / "vectors.safetensors"
+    with storage(path):
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sources["vectors"].get("stored_sha256"):
+        raise BadInput(f"{path}: these are not the vectors that the run was trained with")
+    return Words(vocabulary, _vectors(path, content))
+
+
+def _vectors(path: Path, content: bytes) -> Tensor:
+    try:
+        return safetensors.torch.load(content)["vectors"]
+    except (SafetensorError, KeyError) as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _names(directory: Path, sources: dict[str, Any], key: str) -> tuple[str, ...]:
+    names = sources.get(key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"{directory / 'data.json'}: it does not list the {key}")
+    return tuple(names)

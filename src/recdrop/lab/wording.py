@@ -148,8 +148,9 @@ def _best_epoch(done: Sequence[RunReport]) -> str:
     """Such as ``12 of 37``; of several seeds the median, the least and the most."""
     best, epochs = [], []
     for one in done:
-        if one.result is not None and one.result.outcome.best_update and one.epoch_updates:
-            best.append(one.result.outcome.best_update // one.epoch_updates)
+        epoch = None if one.result is None else one.epoch_of(one.result.outcome.best_update)
+        if one.result is not None and epoch is not None:
+            best.append(epoch)
             epochs.append(one.result.outcome.epochs)
     if not best:
         return "-"

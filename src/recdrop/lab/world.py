@@ -108,6 +108,13 @@ class World:
             distributed.broadcast(told, 0)
         return told.tolist()
 
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the leading one's values, in place."""
+        if self.size > 1:
+            with self._with_the_others():
+                for tensor in tensors:
+                    distributed.broadcast(tensor, 0)
+
     def gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """All processes' tensors, of like shapes, on the CPU and named ``rank.name``."""
         if self.size == 1:

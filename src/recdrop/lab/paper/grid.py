@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from recdrop.lab.config import Dropout, LanguageModelRun, Run, Scale, TemporalOrderRun, changed
+from recdrop.lab.config import (
+    Dropout,
+    LanguageModelRun,
+    NerRun,
+    Run,
+    Scale,
+    SentimentRun,
+    TemporalOrderRun,
+    changed,
+)
 
-TableName = Literal["table1", "table2", "figure2", "table3"]
+TableName = Literal["table1", "table2", "figure2", "table3", "table4", "table5"]
 Scheme = Literal["none", "moon", "gal", "ours", "moon-inverted", "ours-gal"]
 Sampling = Literal["step", "sequence"]
 Site = Literal["update", "hidden", "state"]
@@ -59,12 +68,17 @@ class Cell:
     @property
     def label(self) -> str:
         """In words, within its block."""
-        how = f" {self.rate:g} per {self.sampling}" if self.sampling else ""
+        how = f" {self.how}" if self.sampling else ""
         return f"{_SHORT[self.scheme]}{how}"
+
+    @property
+    def how(self) -> str:
+        """Rate and sampling in words."""
+        return f"{self.rate:g} per {self.sampling}" if self.sampling else "rate 0"
 
 
 CellT = TypeVar("CellT", bound=Cell)
-RunT = TypeVar("RunT", TemporalOrderRun, LanguageModelRun)
+RunT = TypeVar("RunT", TemporalOrderRun, LanguageModelRun, NerRun, SentimentRun)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +99,7 @@ class Table(Generic[CellT]):
 
     key: TableName
     title: str
-    score: Literal["accuracy", "perplexity", "bits per character"]
+    score: Literal["accuracy", "perplexity", "bits per character", "F1"]
     measures: Mapping[str, str]
     cells: Callable[[Sequence[Run]], tuple[CellT, ...]]
     printed: Callable[[CellT], Mapping[str, str]]
@@ -97,11 +111,20 @@ class Table(Generic[CellT]):
         """A score as the table shows it."""
         if self.score == "accuracy":
             return percent(value)
+        if self.score == "F1":
+            return f"{100 * value:.2f}%"
         return f"{value:.1f}" if self.score == "perplexity" else f"{value:.3f}"
 
     def spread(self, value: float) -> str:
         """A standard deviation of scores, to the same decimals."""
-        return f"{value * 100:.1f}" if self.score == "accuracy" else self.told(value)
+        if self.score in ("accuracy", "F1"):
+            return f"{value * 100:.{1 if self.score == 'accuracy' else 2}f}"
+        return self.told(value)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of its scores."""
+        return self.score in ("accuracy", "F1")
 
 
 AnyTable = Table[Any]

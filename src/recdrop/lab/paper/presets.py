@@ -7,16 +7,22 @@ from typing import Any
 
 from recdrop.lab.config import (
     Adam,
+    Classifier,
     Dropout,
+    LabelledData,
     LanguageModel,
     LanguageModelRun,
+    NerRun,
     Run,
     Schedule,
+    SentimentRun,
+    TaggedData,
+    Tagger,
     TaskName,
     TextData,
     changed,
 )
-from recdrop.lab.paper import language_models, table1, table2, table3
+from recdrop.lab.paper import language_models, table1, table2, table3, table4, table5
 
 
 def _own(run: Run, **layers: Any) -> Run:
@@ -83,9 +89,53 @@ _SMALL_WORDS = LanguageModelRun(
     schedule=Schedule(epochs=10, patience=2),
 )
 
+# Ours: a tagger as one would have it today, and the same for texts.
+_TAGGER = NerRun(
+    data=TaggedData(min_count=2),
+    model=Tagger(
+        cell="lstm",
+        bidirectional=True,
+        embedding=100,
+        hidden=200,
+        init_range=0.1,
+        dropout_in=0.25,
+        dropout_out=0.5,
+        recurrent_dropout=(Dropout(rate=0.25, sampling="sequence"),),
+    ),
+    optim=Adam(lr=0.002, clip_norm=5.0),
+    schedule=Schedule(epochs=30, patience=5),
+)
+_CLASSIFIER = SentimentRun(
+    data=LabelledData(min_count=2),
+    model=Classifier(
+        cell="lstm",
+        bidirectional=True,
+        embedding=100,
+        hidden=100,
+        init_range=0.1,
+        dropout_in=0.25,
+        dropout_out=0.5,
+        recurrent_dropout=(Dropout(rate=0.25),),
+    ),
+    optim=Adam(lr=0.002, clip_norm=5.0),
+    schedule=Schedule(epochs=20, patience=3),
+)
+_NAMES = next(cell for cell in table4.cells() if cell.name == "lstm-25")
+_TWEETS = next(cell for cell in table5.cells() if cell.name == "lstm-25")
+
 PRESETS: dict[TaskName, dict[str, Run]] = {
     "word-lm": {"small": _SMALL_WORDS, "paper": _own(_WORDS), "paper-gru": _GRU, "paper-rnn": _RNN},
     "char-lm": {"small": _SMALL, "paper": _own(_CHARACTERS)},
+    "ner": {
+        "small": _TAGGER,
+        "paper": _own(table4.run(_NAMES, "paper"), data={"more_vectors": 50_000}),
+    },
+    "sentiment": {
+        "small": _CLASSIFIER,
+        "paper": _own(
+            table5.run(_TWEETS, "paper"), data={"more_vectors": 50_000, "layout": "files"}
+        ),
+    },
     "temporal-order": {"quick": _own(table1.run(_SHORT, "quick"))},
 }
 """By task and name; a task's first is what it takes unless told."""

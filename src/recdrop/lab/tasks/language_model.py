@@ -5,7 +5,7 @@ every symbol of a text once, and `paper_style` gives the authors' own figure bes
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ import recdrop
 from recdrop.lab.config import LanguageModel, LanguageModelRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.output_layer import cross_entropies, cross_entropy_sum
-from recdrop.lab.tasks.net import deterministic, recurrent_dropout, uniform_start
+from recdrop.lab.tasks.net import deterministic, recurrent_layers, uniform_start
 from recdrop.lab.tasks.streams import Streams, read_rows, training_streams
 from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
 
@@ -44,7 +44,7 @@ class LanguageModelNet(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, model.embedding)
         self.dropout_in = nn.Dropout(model.dropout_in)
-        self.rnn: nn.RNNBase = _recurrent_layers(model)
+        self.rnn: nn.RNNBase = recurrent_layers(model, model.embedding)
         self.dropout_out = nn.Dropout(model.dropout_out)
         self.output = nn.Linear(model.hidden, vocabulary_size)
 
@@ -88,14 +88,6 @@ class LanguageModelNet(nn.Module):
         return self.output.weight.device
 
 
-def _recurrent_layers(model: LanguageModel) -> nn.RNNBase:
-    sizes = (model.embedding, model.hidden, model.layers)
-    specs = tuple(map(recurrent_dropout, model.recurrent_dropout))
-    if model.cell == "gru":
-        return recdrop.GRU(*sizes, reset_after=model.reset_after, recurrent_dropout=specs)
-    return (recdrop.LSTM if model.cell == "lstm" else recdrop.RNN)(*sizes, recurrent_dropout=specs)
-
-
 def initialise(net: LanguageModelNet, model: LanguageModel, generator: Generator) -> None:
     """Everything uniform in ±``init_range``, one bias of the two zero; see `uniform_start`."""
     uniform_start(net, model.init_range, generator)
@@ -114,6 +106,7 @@ class LanguageModelTask:
         BadInput: The streams cannot be shared equally, or a text is too short.
     """
 
+    stages: Sequence[int] = ()
     watched = "valid"
     higher_is_better = False
 

@@ -3,12 +3,13 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Generator, nn
 
 import recdrop
-from recdrop.lab.config import Dropout
+from recdrop.lab.config import Classifier, Dropout, LanguageModel, Tagger
 
 
 def recurrent_dropout(spec: Dropout) -> recdrop.RecurrentDropout:
@@ -26,6 +27,43 @@ def recurrent_dropout(spec: Dropout) -> recdrop.RecurrentDropout:
             rescale=spec.rescale,
             tied=spec.tied,
         )
+
+
+def recurrent_layers(
+    model: LanguageModel | Tagger | Classifier,
+    inputs: int,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    bidirectional: bool = False,
+) -> recdrop.RNN | recdrop.LSTM | recdrop.GRU:
+    """The recurrent part of a net, without its start.
+
+    Args:
+        model: Cell, sizes, dropout.
+        inputs: Width of what goes in.
+        activation: The equations' f.
+        bidirectional: Whether there is a layer from each end.
+    """
+    sizes = (inputs, model.hidden, model.layers)
+    specs = tuple(map(recurrent_dropout, model.recurrent_dropout))
+    if model.cell == "rnn":
+        return recdrop.RNN(
+            *sizes,
+            nonlinearity=activation,
+            bidirectional=bidirectional,
+            recurrent_dropout=specs,
+        )
+    if model.cell == "lstm":
+        return recdrop.LSTM(
+            *sizes, activation=activation, bidirectional=bidirectional, recurrent_dropout=specs
+        )
+    return recdrop.GRU(
+        *sizes,
+        activation=activation,
+        bidirectional=bidirectional,
+        reset_after=model.reset_after,
+        recurrent_dropout=specs,
+    )
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """What the training loop knows of a task."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Generator, Tensor, nn
@@ -54,12 +54,15 @@ class Task(Protocol):
     generator, so that what `carried` returns is all that resuming needs.
 
     Attributes:
-        steps: Updates of an epoch.
+        steps: Updates of the epoch that has begun.
+        stages: Epochs, from 0, that begin a further stage of training: from the best net so far,
+            with nothing compared to the looks before. Patience ends a stage.
         watched: The set that `look` looks at: ``"valid"``, or ``"test"`` where there is no other.
         higher_is_better: Of the score.
     """
 
     steps: int
+    stages: Sequence[int]
     watched: str
     higher_is_better: bool
 

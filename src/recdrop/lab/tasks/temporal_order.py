@@ -5,6 +5,7 @@ bits in order. The generator is the authors' (stas-semeniuta/drop-rnn @fec39a29)
 symbols {A, B, C, D} are bit and marker as two inputs.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -121,6 +122,7 @@ class TemporalOrderTask:
         BadInput: A batch cannot be shared equally.
     """
 
+    stages: Sequence[int] = ()
     watched = "test"
     higher_is_better = True
 

@@ -1,0 +1,141 @@
+"""Is a classifier as often right as it says? Reliability diagram and expected calibration error."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from recdrop.lab import predict
+from recdrop.lab.drawing import COLOURS, INK, drawing, picture, sheet
+from recdrop.lab.errors import BadInput
+from recdrop.lab.labelled import read_labelled
+from recdrop.lab.storage import storage, write_whole
+from recdrop.lab.trained import open_classifier
+
+BINS = 10
+
+
+class Bin(NamedTuple):
+    """Texts that the net was about equally sure of.
+
+    Attributes:
+        texts: Their number.
+        confidence: Mean probability of the label that was told; 0 where there are none.
+        accuracy: Share of them that were right; 0 likewise.
+    """
+
+    texts: int
+    confidence: float
+    accuracy: float
+
+
+class Calibration(NamedTuple):
+    """How sure a net was, and how right.
+
+    Attributes:
+        bins: By probability of the label told, `BINS` of equal width over [0, 1].
+        accuracy: Share of texts that were right.
+        confidence: Mean probability of the label told.
+        error: Expected calibration error: the mean distance of a bin's two, by its texts
+            (Naeini et al. 2015, Guo et al. 2017).
+        nats: Mean negative logarithm of the right label's probability.
+    """
+
+    bins: tuple[Bin, ...]
+    accuracy: float
+    confidence: float
+    error: float
+    nats: float
+
+
+def calibrated(gold: Sequence[str], probabilities: Sequence[Mapping[str, float]]) -> Calibration:
+    """Hold what was said against what is right.
+
+    Args:
+        gold: The right labels.
+        probabilities: Of every label, for each text; as many.
+    """
+    best = [max(p, key=lambda label: p[label]) for p in probabilities]
+    sure = np.array([p[label] for p, label in zip(probabilities, best, strict=True)])
+    right = np.array([label == told for label, told in zip(gold, best, strict=True)], dtype=float)
+    of = np.minimum((sure * BINS).astype(int), BINS - 1)
+    bins = tuple(
+        Bin(int(mine.sum()), float(sure[mine].mean()), float(right[mine].mean()))
+        if (mine := of == i).any()
+        else Bin(0, 0.0, 0.0)
+        for i in range(BINS)
+    )
+    error = sum(one.texts * abs(one.confidence - one.accuracy) for one in bins) / len(gold)
+    truth = np.array([p[label] for p, label in zip(probabilities, gold, strict=True)])
+    nats = float(-np.log(np.maximum(truth, 1e-12)).mean())
+    return Calibration(bins, float(right.mean()), float(sure.mean()), error, nats)
+
+
+def measure(run: Path, data: Path, samples: int, seed: int) -> dict[str, Calibration]:
+    """A classifier without dropout, and with so many nets.
+
+    Raises:
+        BadInput: There is no classifier, or the texts are refused or have labels that it has not.
+        StorageFailed: The system refused to read.
+    """
+    trained = open_classifier(run)
+    how = trained.run.data
+    rows = read_labelled(data, how.text_column, how.label_column)
+    strange = sorted({row.label for row in rows} - set(trained.labels))
+    if strange:
+        raise BadInput(f"{data} has labels that the run has not: {', '.join(strange)}")
+    gold, texts = [row.label for row in rows], [row.text for row in rows]
+    told = {}
+    for name, number in (("without dropout", 0), (f"mean of {samples} nets", samples)):
+        answers = predict.classify(trained, texts, number, seed)
+        told[name] = calibrated(gold, [one.probabilities for one in answers])
+    return told
+
+
+def write(folder: Path, told: Mapping[str, Calibration]) -> list[Path]:
+    """Write the numbers and the picture.
+
+    Raises:
+        StorageFailed: The system refused.
+    """
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        name: one._asdict() | {"bins": [b._asdict() for b in one.bins]}
+        for name, one in told.items()
+    }
+    numbers, drawn = folder / "calibration.json", folder / "calibration.svg"
+    write_whole(numbers, json.dumps(values, indent=2) + "\n")
+    write_whole(drawn, _drawn(told))
+    return [numbers, drawn]
+
+
+def _drawn(told: Mapping[str, Calibration]) -> bytes:
+    with drawing():
+        figure, axes = sheet(4.0)
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
+        for (name, one), colour in zip(
+            told.items(), (COLOURS["none"], COLOURS["ours"]), strict=False
+        ):
+            there = [b for b in one.bins if b.texts]
+            most = max(b.texts for b in there)
+            axes.plot(
+                [b.confidence for b in there],
+                [b.accuracy for b in there],
+                color=colour,
+                linewidth=1.3,
+                label=f"{name}: error {one.error:.1%}",
+            )
+            axes.scatter(
+                [b.confidence for b in there],
+                [b.accuracy for b in there],
+                [8 + 60 * b.texts / most for b in there],
+                color=colour,
+            )
+        axes.set(xlabel="probability of the label told", ylabel="share that is right")
+        axes.set(xlim=(0.3, 1.0), ylim=(0.0, 1.0))
+        axes.set_title("Reliability; areas are numbers of texts")
+        axes.legend(loc="upper left")
+        return picture("calibration", "Reliability diagram", figure).svg

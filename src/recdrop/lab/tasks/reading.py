@@ -1,0 +1,216 @@
+"""The files of the tasks over words: what becomes training, validation and test set.
+
+Tagged sentences come from a folder with one file for each of the three, whose names say so (with
+``train``; ``valid``, ``dev`` or ``testa``; ``test``), or from one file, of whose sentences the last
+20th is the test set and the 20th before it the validation set.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from recdrop.lab.config import LabelledData, NerRun, SentimentRun
+from recdrop.lab.conll import Sentence, converted, read_columns
+from recdrop.lab.errors import BadInput
+from recdrop.lab.labelled import Labelled, labels_to_train, read_labelled, read_splits
+from recdrop.lab.storage import storage
+from recdrop.lab.tasks.ner import NerTask
+from recdrop.lab.tasks.sentiment import SentimentTask, Stage, Texts
+from recdrop.lab.tweets import tokenise, without_emoticons
+from recdrop.lab.words import Words, read_words
+from recdrop.lab.world import World
+
+_PARTS = {"train": "train", "valid": "valid|dev|testa", "test": "test"}
+
+_Read = tuple[Any, dict[str, Any], str, bytes | None]
+
+
+def prepare_ner(run: NerRun, data: Path, vectors: Path | None, world: World) -> _Read:
+    """Task, sources, vocabulary and vectors of a tagger; see `recdrop.lab.tasks.Prepared`.
+
+    Raises:
+        BadInput: A file is missing, refused, or without tags.
+        StorageFailed: The system refused to read.
+    """
+    sources, sets = {}, {}
+    for name, (path, sentences) in _tagged(data, run.data.column).items():
+        sets[name] = [
+            one._replace(tags=tuple(converted(one.tags, run.data.scheme))) for one in sentences
+        ]
+        sources[name] = {"name": path.name, "sha256": _sha256(path), "sentences": len(sentences)}
+    counted = {
+        name: Counter(chain.from_iterable(s.words for s in part)) for name, part in sets.items()
+    }
+    words = read_words(
+        counted["train"], chain(counted["valid"], counted["test"]), run.data, vectors
+    )
+    tags = sorted({tag for one in sets["train"] for tag in one.tags} | {"O"})
+    task = NerTask(run, sets, words, tags, world.rank, world.size)
+    sources |= _of_words(words) | {"tags": tags}
+    return task, sources, words.vocabulary.to_json(), words.stored
+
+
+def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
+    if not path.is_dir():
+        sentences = read_columns(path, column)
+        held = len(sentences) // 20
+        if not held:
+            raise BadInput(
+                f"{path} has {len(sentences)} sentences; to be split 90/5/5 a file needs 20"
+            )
+        cuts = {
+            "train": slice(-2 * held),
+            "valid": slice(-2 * held, -held),
+            "test": slice(-held, None),
+        }
+        return {name: (path, sentences[cut]) for name, cut in cuts.items()}
+    with storage(path):
+        names = sorted(one.name for one in path.iterdir() if one.is_file())
+    found = {}
+    for part, pattern in _PARTS.items():
+        mine = [n for n in names if re.search(pattern, n, re.I)]
+        if part == "test":
+            mine = [n for n in mine if not re.search("testa", n, re.I)]
+        if len(mine) != 1:
+            which = ", ".join(mine) or "none"
+            raise BadInput(
+                f"{path}: expected one file whose name has {pattern.replace('|', ' or ')}, "
+                f"found {which}; its files are {', '.join(names) or 'none'}. CoNLL-2003 is to be "
+                "had from the shared task's page and, for its texts, from NIST (Reuters RCV1)"
+            )
+        found[part] = (path / mine[0], read_columns(path / mine[0], column))
+    return found
+
+
+# --------------------------------------------------------------------------------------- sentiment
+
+
+def prepare_sentiment(
+    run: SentimentRun, data: Path, vectors: Path | None, pretrain: Path | None, world: World
+) -> _Read:
+    """Task, sources, vocabulary and vectors of a classifier; see `recdrop.lab.tasks.Prepared`.
+
+    Raises:
+        BadInput: A file is missing or refused, or a label is unknown.
+        StorageFailed: The system refused to read.
+    """
+    how = run.data
+    sets = semeval(data) if how.layout == "semeval" else read_splits(data, **_columns(how))
+    labels = labels_to_train(sets["train"], data)
+    for name, rows in sets.items():
+        strange = next((row for row in rows if row.label not in labels), None)
+        if strange is not None:
+            raise BadInput(
+                f"{name} set, line {strange.line}: the training set has no label "
+                f"{strange.label!r}, only {', '.join(labels)}"
+            )
+    sources: dict[str, Any] = {name: _told(rows) for name, rows in sets.items()}
+    texts = {name: words_of((row.text for row in rows), how) for name, rows in sets.items()}
+    counts = Counter(chain.from_iterable(texts["train"]))
+    weak = None if pretrain is None else _Weak(pretrain, how)
+    if weak is not None:
+        counts.update(chain.from_iterable(weak.texts["train"]))
+        sources |= {f"pretrain_{name}": _told(rows) for name, rows in weak.rows.items()}
+        sources["weak_labels"] = weak.labels
+    held_out = [texts[name] for name in texts if name != "train"]
+    others = chain.from_iterable(chain.from_iterable(held_out))
+    words = read_words(counts, others, how, vectors)
+    sources |= _of_words(words) | {"labels": labels}
+    numbered = {name: _numbered(texts[name], words, sets[name], labels) for name in sets}
+    stages = [Stage(labels, numbered.pop("train"), numbered.pop("valid"))]
+    if weak is not None:
+        parts = (
+            _numbered(weak.texts[name], words, weak.rows[name], weak.labels)
+            for name in ("train", "valid")
+        )
+        stages.insert(0, Stage(weak.labels, *parts))
+    task = SentimentTask(run, stages, numbered, words, world.rank, world.size)
+    return task, sources, words.vocabulary.to_json(), words.stored
+
+
+class _Weak:
+    """Texts to pre-train on, without the emoticons that may have given the labels."""
+
+    def __init__(self, path: Path, data: LabelledData) -> None:
+        rows = read_labelled(path, **_columns(data))
+        self.labels = labels_to_train(rows, path)
+        train = [row for i, row in enumerate(rows) if i % _WEAK_HELD]
+        self.rows = {"train": train, "valid": list(rows[::_WEAK_HELD])}
+        self.texts = {
+            name: [without_emoticons(text) for text in words_of((r.text for r in part), data)]
+            for name, part in self.rows.items()
+        }
+
+
+_WEAK_HELD = 50  # one of so many weakly labelled texts is to look at, not to train on
+
+
+def _numbered(
+    texts: list[list[str]], words: Words, rows: Sequence[Labelled], labels: Sequence[str]
+) -> Texts:
+    return Texts.of(texts, words, [row.label for row in rows], labels)
+
+
+def words_of(texts: Iterable[str], data: LabelledData) -> list[list[str]]:
+    """The words of texts."""
+    split = tokenise if data.texts == "tweets" else str.split
+    return [split(text) for text in texts]
+
+
+def semeval(folder: Path) -> dict[str, list[Labelled]]:
+    """The paper's sets of a folder of SemEval's files.
+
+    Twitter13 is the validation set, and a column of Table 5 all the same.
+    """
+    read = {path.stem: read_labelled(path) for path in sorted(folder.glob("*.tsv"))}
+    missing = [name for name in (*_TRAINING, *SEMEVAL.values()) if name not in read]
+    if missing:
+        raise BadInput(
+            f"{folder} has no {', '.join(f'{name}.tsv' for name in missing)}; the texts are to be "
+            "had from the pages of SemEval 2013, 2014 and 2015, task on sentiment in Twitter"
+        )
+    train = [row for name in _TRAINING for row in read[name]]
+    return {"train": train} | {name: read[file] for name, file in SEMEVAL.items()}
+
+
+_TRAINING = ("twitter2013train", "twitter2013dev")
+SEMEVAL = {
+    "valid": "twitter2013test",
+    "livejournal14": "livejournal2014test",
+    "twitter15": "twitter2015test",
+    "twitter14": "twitter2014test",
+    "sms13": "sms2013test",
+    "sarcasm14": "twitter2014sarcasm",
+}
+
+
+def _columns(data: LabelledData) -> Mapping[str, str | None]:
+    return {"text_column": data.text_column, "label_column": data.label_column}
+
+
+def _told(rows: Sequence[Labelled]) -> dict[str, str | int]:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row.label}\t{row.text}\n".encode())
+    return {"sha256": digest.hexdigest(), "texts": len(rows)}
+
+
+# ------------------------------------------------------------------------------------------ shared
+
+
+def _of_words(words: Words) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "vocabulary": {"sha256": words.vocabulary.sha256, "symbols": len(words.vocabulary)}
+    }
+    if words.source is not None and words.stored is not None:
+        told["vectors"] = words.source | {"stored_sha256": hashlib.sha256(words.stored).hexdigest()}
+    return told
+
+
+def _sha256(path: Path) -> str:
+    with storage(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,126 @@
+"""The words that a net over sentences knows, and their vectors.
+
+* A word is looked up as it is written, then in small letters; else it is ``<unk>``.
+* With given vectors the known words are those of the texts that have one, and the first of the
+  file besides; the vector of ``<unk>`` is zero, as is what lies beyond a sentence's ends.
+* Without any, they are the training texts' own in small letters, and their vectors are learned.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from recdrop.lab.config import LabelledData, TaggedData, TextData
+from recdrop.lab.errors import BadInput
+from recdrop.lab.vectors import load_vectors
+from recdrop.lab.vocabulary import UNKNOWN, Vocabulary
+
+
+class Words(NamedTuple):
+    """What is known.
+
+    Attributes:
+        vocabulary: V words, ``<unk>`` last.
+        vectors: float32 [V, D]; None where they are learned.
+        source: Name and SHA-256 of the file of vectors, ready for JSON.
+    """
+
+    vocabulary: Vocabulary
+    vectors: Tensor | None = None
+    source: dict[str, str | int] | None = None
+
+    @property
+    def stored(self) -> bytes | None:
+        """Content of a run's ``vectors.safetensors``, where vectors were given."""
+        return None if self.vectors is None else safetensors.torch.save({"vectors": self.vectors})
+
+    def ids(self, words: Iterable[str]) -> list[int]:
+        """The id of each word."""
+        known = self.vocabulary.ids
+        unknown = known[UNKNOWN]
+        return [known.get(word, known.get(word.lower(), unknown)) for word in words]
+
+    def known(self, ids: Tensor) -> float:
+        """Share of words that are not ``<unk>``."""
+        return (ids != self.vocabulary.ids[UNKNOWN]).double().mean().item()
+
+
+def read_words(
+    train: Counter[str], others: Iterable[str], data: TaggedData | LabelledData, path: Path | None
+) -> Words:
+    """The words of some texts.
+
+    Args:
+        train: How often each is in the training texts, as written.
+        others: Those of the validation and test texts; they count where vectors are given.
+        data: Which are kept.
+        path: A file of vectors; None to learn them.
+
+    Raises:
+        BadInput: The file is refused by the rules of `recdrop.lab.vectors`, or has no word of the
+            training texts.
+        StorageFailed: The system refused to read.
+    """
+    if path is None:
+        counts: Counter[str] = Counter()
+        for word, count in train.items():
+            counts[word.lower()] += count
+        limits = TextData(min_count=data.min_count)
+        return Words(Vocabulary.of_counts(list(counts), list(counts.values()), "words", limits))
+    vectors = load_vectors(path)
+    seen = dict.fromkeys([*train, *others])
+    wanted = dict.fromkeys(
+        form for word in seen for form in (word, word.lower()) if form in vectors.rows
+    )
+    if not any(word in wanted or word.lower() in wanted for word in train):
+        raise BadInput(
+            f"{path}: no word of the training text has a vector in it; is it of the same language?"
+        )
+    wanted |= dict.fromkeys(islice(vectors.rows, data.more_vectors))
+    wanted.pop(UNKNOWN, None)
+    rows = vectors.values[[vectors.rows[word] for word in wanted]]
+    table = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+    source = {"name": path.name, "sha256": vectors.sha256, "words": len(vectors.rows)}
+    return Words(Vocabulary((*wanted, UNKNOWN)), table, source)
+
+
+class WordTable(nn.Module):
+    """Ids to vectors; id V, behind the last word, is what lies beyond a text: zero.
+
+    Args:
+        words: V.
+        width: D of learned vectors; given ones have their own.
+        given: float32 [V, D], or None.
+        tune: Whether given vectors are trained on. If not they are no part of ``state_dict``.
+    """
+
+    def __init__(self, words: int, width: int, given: Tensor | None, *, tune: bool) -> None:
+        super().__init__()
+        self.border = words
+        self.width = width if given is None else given.shape[1]
+        table = torch.zeros(words + 1, self.width)
+        if given is not None:
+            table[:words] = given
+        if given is not None and not tune:
+            self.register_buffer("table", table, persistent=False)
+        else:
+            self.table = nn.Parameter(table)
+        self._start = table[:words].clone() if given is not None and tune else None
+
+    def start(self) -> None:
+        """Bring given vectors, and the zero at the end, back over whatever start was drawn."""
+        with torch.no_grad():
+            if self._start is not None:
+                self.table[: self.border] = self._start
+                self._start = None
+            self.table[self.border] = 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """int64 [...] to float32 [..., D]."""
+        return nn.functional.embedding(ids, self.table, padding_idx=self.border)
