@@ -287,7 +287,7 @@ def test_columns_in_json_lines_out_with_uncertainty(trained, tmp_path, capsys):
     [
         ({}, "expected one file whose name has train"),
         ({"train.txt": "a O\n", "valid.txt": "a O\n"}, "expected one file whose name has test"),
-        ({"train.txt": "a\n", "valid.txt": "a O\n", "test.txt": "a O\n"}, "tags are to be in column -1"),
+        ({"train.txt": "a\n", "valid.txt": "a O\n", "test.txt": "a O\n"}, "to be in column -1"),
         ({"train.txt": "a Q\n", "valid.txt": "a O\n", "test.txt": "a O\n"}, "train.txt:1: 'Q'"),
         ({"train.txt": "a O\nb\n", "valid.txt": "a O\n", "test.txt": "a O\n"}, "train.txt:2"),
         ({"train.txt": "", "valid.txt": "a O\n", "test.txt": "a O\n"}, "train.txt"),
