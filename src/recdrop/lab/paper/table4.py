@@ -73,7 +73,9 @@ def run(cell: Cell, scale: Scale, seed: int = 0, *, max_epochs: int | None = Non
             dropout_out=0.5,  # P
         ),
         optim=RmsProp(
-            lr=LR,
+            # Ours, Table 5's. With P's 0.01 the LSTM of 256 units comes to 1e10 nats and more on
+            # validation, and to F1 0.65, 0.63, 0.63 after its first three epochs (seed 0).
+            lr=0.001,
             rho=0.9,  # P
             clip_norm=10.0,  # ours: relu diverges without
             decay=ExponentialDecay(factor=0.99),  # P, after every epoch
@@ -86,9 +88,6 @@ def run(cell: Cell, scale: Scale, seed: int = 0, *, max_epochs: int | None = Non
         seed=seed,
     )
     return whole if max_epochs is None else stopped(whole, max_epochs)
-
-
-LR = 0.001  # ours; P has 0.01, with which these nets do not learn
 
 
 TABLE = Table(
