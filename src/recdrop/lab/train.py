@@ -302,9 +302,8 @@ class _Trainer:
         # Every process looks, for none may keep the others waiting; the leader's numbers count.
         looked = Measured(*self.world.from_leader(self.task.look(stopping)))
         if not all(map(math.isfinite, looked)):
-            raise self._diverged(
-                f"the score of the {self.task.watched} set is {looked.score}", None
-            )
+            told = f"the {self.task.watched} set has loss {looked.loss} and score {looked.score}"
+            raise self._diverged(told, None)
         self._log("test" if self.task.watched == "test" else "valid", looked)
         now = self.progress
         if now.best is None or self._better(looked.score, now.best):

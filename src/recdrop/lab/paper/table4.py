@@ -27,6 +27,11 @@ PRINTED = {
     "gru-none": ("86.00%", "86.44%"),
     "gru-25": ("86.70%", "87.10%"),
 }
+# Ours: P does not say. Libraries of the time (Lasagne, Keras) had 1e-6 under the root, which is
+# about this beside it. With 1e-6 beside it nets of relu leave all bounds on sentences longer than
+# their pieces: the LSTM of 256 units comes to 1e10 nats on validation at P's rate, and to F1 0.77
+# and then to infinity at a tenth of it; so, to 0.11 nats and F1 0.81 after three epochs (seed 0).
+EPS = 1e-3
 _MEASURES = {"test_stage1": "5-word pieces", "test": "then 15-word pieces"}
 
 
@@ -73,11 +78,10 @@ def run(cell: Cell, scale: Scale, seed: int = 0, *, max_epochs: int | None = Non
             dropout_out=0.5,  # P
         ),
         optim=RmsProp(
-            # Ours, Table 5's. With P's 0.01 the LSTM of 256 units comes to 1e10 nats and more on
-            # validation, and to F1 0.65, 0.63, 0.63 after its first three epochs (seed 0).
-            lr=0.001,
+            lr=0.01,  # P
             rho=0.9,  # P
-            clip_norm=10.0,  # ours: relu diverges without
+            eps=EPS,
+            clip_norm=10.0,  # ours, as in Table 2
             decay=ExponentialDecay(factor=0.99),  # P, after every epoch
         ),
         schedule=Schedule(
