@@ -173,13 +173,29 @@ def test_kill_9_and_resume_temporal_order(tmp_path):
     killed_and_resumed(tmp_path, tiny_run(), "", 2, 2)
 
 
+@pytest.mark.parametrize("task", ["ner", "sentiment"])
+def test_kill_9_and_resume_through_two_stages(tmp_path, task):
+    killed_and_resumed(tmp_path, *staged(task, tmp_path), 2, 3)
+
+
+def staged(task, folder):
+    """A tiny tagger, or a classifier that is trained on."""
+    from tests.lab import test_ner, test_sentiment
+
+    if task == "ner":
+        return test_ner.tiny(), test_ner.write(folder / "names")
+    return test_sentiment.tiny(), test_sentiment.write_texts(folder / "texts")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_kill_9_and_resume_at_200_moments(tmp_path, seed):
+def test_kill_9_and_resume_at_400_moments(tmp_path, seed):
     text = write_text(tmp_path / "text", lines=200)
     killed_and_resumed(tmp_path / "words", tiny_words(), text, 10, seed)
     run = tiny_run(schedule=Schedule(epochs=30, log_every=3))
     killed_and_resumed(tmp_path / "order", run, "", 10, seed)
+    for task in ("ner", "sentiment"):
+        killed_and_resumed(tmp_path / task, *staged(task, tmp_path), 10, seed)
 
 
 FILE_OPERATIONS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")

@@ -1,6 +1,7 @@
 """Is a classifier as often right as it says? Reliability diagram and expected calibration error."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -135,7 +136,8 @@ def _drawn(told: Mapping[str, Calibration]) -> bytes:
                 color=colour,
             )
         axes.set(xlabel="probability of the label told", ylabel="share that is right")
-        axes.set(xlim=(0.3, 1.0), ylim=(0.0, 1.0))
+        least = min(b.confidence for one in told.values() for b in one.bins if b.texts)
+        axes.set(xlim=(min(0.3, math.floor(10 * least) / 10), 1.0), ylim=(0.0, 1.0))
         axes.set_title("Reliability; areas are numbers of texts")
         axes.legend(loc="upper left")
         return picture("calibration", "Reliability diagram", figure).svg

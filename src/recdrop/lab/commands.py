@@ -135,7 +135,13 @@ def _settings(task: TaskName, options: TrainOptions) -> dict[str, Any]:
     if wrong:
         raise BadInput("\n".join(wrong))
     return settings(
-        [*options.set, *(f"data.{name}={json.dumps(value)}" for name, value in given.items())]
+        [
+            *options.set,
+            *(
+                f"data.{name}={json.dumps(value, ensure_ascii=False)}"
+                for name, value in given.items()
+            ),
+        ]
     )
 
 

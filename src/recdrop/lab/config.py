@@ -23,6 +23,7 @@ Accuracy = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
+Column = Annotated[int, Field(ge=1, le=1_000)] | str | None
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Scale = Literal["quick", "small", "tenth", "paper"]
 TaskName = Literal["temporal-order", "word-lm", "char-lm", "ner", "sentiment"]
@@ -180,8 +181,8 @@ class LabelledData(_WordsData):
     """
 
     texts: Literal["tweets", "words"] = "tweets"
-    text_column: str | None = None
-    label_column: str | None = None
+    text_column: Column = None
+    label_column: Column = None
     layout: Literal["files", "semeval"] = "files"
     pretraining: Count = 1
 

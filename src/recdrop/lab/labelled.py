@@ -170,6 +170,15 @@ def labels_to_train(rows: Sequence[Labelled], path: Path) -> tuple[str, ...]:
 
 def _label_files(folder: Path) -> list[Path]:
     files = sorted(file for file in folder.glob("[!.]*.txt") if file.is_file())
+    parts = {"train", "valid", "test"} & {file.stem for file in files}
+    if parts:
+        raise BadInput(
+            f"{folder} has {' and '.join(sorted(parts))}.txt, which are no labels; parts of "
+            "labelled texts are tables: train.tsv, train.csv or train.jsonl"
+        )
+    table = next((f"train{s}" for s in _SUFFIXES if (folder / f"train{s}").is_file()), None)
+    if len(files) < 2 and table:
+        raise BadInput(f"{folder} is a folder of parts; give one of its files, such as {table}")
     if len(files) < 2:
         raise BadInput(
             f"{folder} has no labelled texts; looked for train.tsv, train.csv, train.jsonl, each "

@@ -16,6 +16,7 @@ from recdrop.lab.errors import BadInput
 
 _BLOCK = 1 << 20  # bytes read from a pipe at a time
 _AT_A_TIME = 256  # lines of a file
+_LONGEST = 100_000  # bytes of a line, as `recdrop.lab.conll` has it
 
 
 class _Options(BaseModel):
@@ -59,7 +60,7 @@ def tag(
     *,
     options: Annotated[TagOptions | None, Parameter(name="*")] = None,
 ):
-    """Find names: a word and its tag a line, a blank line behind each sentence.
+    """Find names: a word and its tag a line, a blank line behind each sentence, an empty one too.
 
     Parameters
     ----------
@@ -76,9 +77,10 @@ def tag(
     samples, trained = options.samples, open_tagger(run)
 
     def tell(sentences: list[Sentence]) -> None:
-        words = [one.words for one in sentences]
-        tagged = predict.tag(trained, words, samples, options.seed)
-        _write(map(_tagged_json if options.json_lines else _tagged_lines, tagged))
+        words = [one.words for one in sentences if one.words]
+        tagged = iter(predict.tag(trained, words, samples, options.seed))
+        each = (next(tagged) if one.words else predict.Tagged((), (), ()) for one in sentences)
+        _write(map(_tagged_json if options.json_lines else _tagged_lines, each))
 
     if options.columns:
         if file is None:
@@ -88,8 +90,7 @@ def tag(
             tell(sentences[first : first + _AT_A_TIME])
         return 0
     for number, lines in _lines(file):
-        split = [Sentence(tuple(line.split()), (), number + i) for i, line in enumerate(lines)]
-        tell([one for one in split if one.words])
+        tell([Sentence(tuple(line.split()), (), number + i) for i, line in enumerate(lines)])
     return 0
 
 
@@ -174,7 +175,7 @@ def evaluate_tagger(run: Path, data: Path, column: int | None) -> int:
     from recdrop.lab.trained import open_tagger
 
     trained = open_tagger(run)
-    sentences = read_columns(data, column or trained.run.data.column)
+    sentences = read_columns(data, trained.run.data.column if column is None else column)
     scheme = trained.run.data.scheme
     gold = [converted(one.tags, scheme) for one in sentences]
     found = predict.tag(trained, [one.words for one in sentences])
@@ -274,7 +275,11 @@ def calibrate(run: Path, /, *, options: Annotated[CalibrateOptions, Parameter(na
 
 
 def _lines(file: Path | None) -> Iterator[tuple[int, list[str]]]:
-    """Lines with the number of their first: a file's some at a time, a pipe's as they come."""
+    """Lines with the number of their first: a file's some at a time, a pipe's as they come.
+
+    Raises:
+        BadInput: One is not UTF-8, has a NUL, or is longer than `_LONGEST`.
+    """
     if file is None:
         yield from _coming()
         return
@@ -282,7 +287,7 @@ def _lines(file: Path | None) -> Iterator[tuple[int, list[str]]]:
 
     lines: list[str] = []
     first = 1
-    for line in TextFile.open(file).lines():
+    for line in TextFile.open(file).lines(_LONGEST):
         lines.append(line)
         if len(lines) == _AT_A_TIME:
             yield first, lines
@@ -292,23 +297,37 @@ def _lines(file: Path | None) -> Iterator[tuple[int, list[str]]]:
 
 
 def _coming() -> Iterator[tuple[int, list[str]]]:
-    begun, number = b"", 1
-    while True:
+    if sys.stdin is None:  # closed by whoever started this
+        raise BadInput("there is no standard input; give a file")
+    begun, first, block = b"", 1, b"\n"
+    while block:
         block = os.read(sys.stdin.fileno(), _BLOCK)
-        whole, _, begun = (begun + block).rpartition(b"\n") if block else (begun, b"", b"")
-        if whole or (block and b"\n" in block):
-            lines = whole.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").split(b"\n")
-            yield number, [_decoded(line, number + i) for i, line in enumerate(lines)]
-            number += len(lines)
-        if not block:
-            return
+        *whole, begun = (begun + block).split(b"\n")
+        if begun and (not block or len(begun) > _LONGEST):
+            whole.append(begun)
+        lines: list[str] = []
+        for number, line in enumerate(whole, first):
+            try:
+                lines.append(_decoded(line, number))
+            except BadInput:
+                yield first, lines
+                raise
+        yield first, lines
+        first += len(lines)
 
 
 def _decoded(line: bytes, number: int) -> str:
+    line = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").removesuffix(b"\r")
     try:
-        return line.removesuffix(b"\r").decode()
+        if len(line) > _LONGEST:
+            raise ValueError(f"the line is too long; expected {_LONGEST:,} bytes at most")
+        if b"\0" in line:
+            raise ValueError("NUL is not text")
+        return line.decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"standard input:{number}: not UTF-8 ({error.reason})") from None
+    except ValueError as error:
+        raise BadInput(f"standard input:{number}: {error}") from None
 
 
 def _write(texts: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import recdrop
 from recdrop.lab.conll import Entity, entities
+from recdrop.lab.errors import BadInput
 from recdrop.lab.tasks.ner import Sentences, TaggerNet
 from recdrop.lab.tasks.reading import words_of
 from recdrop.lab.tasks.rows import in_order, packed
@@ -68,11 +69,14 @@ def tag(
         sentences: Words of each, at least one.
         samples: Nets with other masks to ask; 0 asks the net without dropout.
         seed: Where the masks come from.
+
+    Raises:
+        BadInput: Nets are to be asked, and the run drops nothing.
     """
     rows = Sentences.of(sentences, trained.words, trained.run.model.window)
     shape = (len(rows.ids), len(trained.tags))
     probabilities, doubt = torch.zeros(shape), torch.zeros(len(rows.ids), 2)
-    for numbers in in_order(rows.lengths, _AT_A_TIME) if len(sentences) else ():
+    for numbers in in_order(rows.lengths, _rows(samples)) if len(sentences) else ():
         lengths = rows.lengths[numbers]
         ids, shapes, places = rows.rows(rows.starts[numbers], lengths, trained.run.model.window)
         places = packed(places, lengths).data
@@ -99,11 +103,14 @@ def classify(
         texts: Any; they become words as the run's own did.
         samples: Nets with other masks to ask; 0 asks the net without dropout.
         seed: Where the masks come from.
+
+    Raises:
+        BadInput: Nets are to be asked, and the run drops nothing.
     """
     rows = Texts.of(words_of(texts, trained.run.data), trained.words)
     names = trained.labels
     told: dict[int, Classified] = {}
-    for numbers in in_order(rows.lengths, _AT_A_TIME) if len(texts) else ():
+    for numbers in in_order(rows.lengths, _rows(samples)) if len(texts) else ():
         answer = _asked(trained.net, rows.rows(numbers), samples, seed)
         for i, number in enumerate(numbers.tolist()):
             mean = answer.mean[i]
@@ -114,6 +121,11 @@ def classify(
                 *(() if answer.doubt is None else answer.doubt[i].tolist()),
             )
     return [told[number] for number in range(len(texts))]
+
+
+def _rows(samples: int) -> int:
+    """Rows at a time: masks are each row's own, so one alone has the same whoever is beside it."""
+    return 1 if samples else _AT_A_TIME
 
 
 def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:
@@ -135,6 +147,9 @@ def _asked(
         with torch.no_grad():
             output = net(*inputs)
         return _Answer((output if isinstance(output, Tensor) else output.data).softmax(-1))
-    told = recdrop.mc_dropout(net, inputs, samples, seed=seed)
+    try:
+        told = recdrop.mc_dropout(net, inputs, samples, seed=seed)
+    except ValueError as error:
+        raise BadInput(f"the run has no nets to be sampled: {error}") from None
     doubt = torch.stack([cast(Tensor, told.entropy), cast(Tensor, told.information)], dim=-1)
     return _Answer(told.mean, told.spread, doubt)

@@ -73,6 +73,17 @@ class _Part:
         return self.steps and self.steps * self.run.schedule.epochs
 
     @property
+    def epochs(self) -> float:
+        """Epochs done; those of one stage may have more updates than those of another."""
+        if not self.steps:
+            return 0.0
+        looked = self.rows.get("valid") or self.rows.get("test")
+        if looked is None:
+            return self.update / self.steps
+        since = (self.update - looked.update) / self.steps
+        return looked.epoch + max(0.0, min(since, self.run.schedule.evaluate_every - 1e-3))
+
+    @property
     def done(self) -> float:
         """Work done since it was taken up."""
         return self.work * (self.update - self.first) / self.cap if self.cap else 0.0
@@ -82,7 +93,7 @@ class _Part:
         """Work left if nothing ends it early."""
         if self.ended is not None:
             return 0.0
-        return self.work * (1 - self.update / self.cap) if self.cap else self.work
+        return self.work * max(0.0, 1 - self.epochs / self.run.schedule.epochs)
 
     @property
     def seconds(self) -> float:
@@ -268,7 +279,7 @@ def _position(part: _Part) -> list[str]:
     if part.steps is None:
         return ["starting"]
     epochs = part.run.schedule.epochs
-    told = [f"epoch {min(part.update // part.steps + 1, epochs)} of at most {epochs:,}"]
+    told = [f"epoch {min(int(part.epochs) + 1, epochs)} of at most {epochs:,}"]
     if part.update > part.first:
         each, unit = predictions(part.run)
         rate = each * (part.update - part.first) / part.seconds

@@ -139,8 +139,11 @@ class _Folder:
         self._same("data.json", json.dumps(prepared.sources, indent=2) + "\n", begun=begun)
         if prepared.vocabulary is not None:
             self._same("vocabulary.json", prepared.vocabulary, begun=begun)
-        if prepared.vectors is not None and not (begun and self._vectors.is_file()):
-            write_whole(self._vectors, prepared.vectors)
+        if prepared.vectors is not None:
+            with storage(self._vectors):
+                there = self._vectors.read_bytes() if self._vectors.is_file() else None
+            if there != prepared.vectors:
+                write_whole(self._vectors, prepared.vectors)
         if not begun:
             self.write("config.json", run)
         write_whole(self.directory / "env.json", json.dumps(environment(), indent=2) + "\n")

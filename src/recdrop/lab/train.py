@@ -109,6 +109,10 @@ class _Trainer:
         self.parameters = list(self.named.values())
         self.on_gpu = any(parameter.is_cuda for parameter in self.parameters)
         self.optimiser = _optimiser(run, self.parameters)
+        if task.stages and run.schedule.stop is not None:
+            raise BadInput(
+                "schedule.stop: such a rule goes with training in one stage; set it none"
+            )
         self.progress = Progress(processes=world.size, lr=run.optim.lr)
         self.clock = time.monotonic()
         self.must_save = False  # the net is the best so far
@@ -269,7 +273,7 @@ class _Trainer:
             self._set_lr(self.progress.lr * decay.factor)
         reason = self._reason_to_stop(last)
         later = [first for first in self.task.stages if epoch <= first < schedule.epochs]
-        if later and (reason == "patience" or (reason is None and epoch == later[0])):
+        if later and (reason is not None or epoch == later[0]):
             self._end_stage(self.task.stages.index(later[0]) + 1)
             epoch, reason = later[0], None
         self._move(stopped_by=reason, epoch=epoch, step=0)

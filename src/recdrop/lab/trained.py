@@ -9,7 +9,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from recdrop.lab.checkpoint import Checkpoints, Tensors
+from recdrop.lab.checkpoint import Checkpoint, Checkpoints
 from recdrop.lab.config import LanguageModelRun, NerRun, Run, SentimentRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.runs import read_run, read_text
@@ -78,29 +78,32 @@ def open_trained(directory: Path) -> Trained:
             belong together.
         StorageFailed: The system refused to read.
     """
-    run, weights, update = _opened(directory, LanguageModelRun, "a language model")
+    run, kept = _opened(directory, LanguageModelRun, "a language model")
     vocabulary = _vocabulary(directory, _sources(directory))
     net = LanguageModelNet(len(vocabulary), run.model)
-    return Trained(run, _filled(net, weights, directory), vocabulary, update)
+    return Trained(run, _filled(net, kept, directory), vocabulary, kept.progress.update)
 
 
 def open_tagger(directory: Path) -> TrainedTagger:
     """Read a tagger; see `open_trained`."""
-    run, weights, update = _opened(directory, NerRun, "a tagger")
+    run, kept = _opened(directory, NerRun, "a tagger")
     sources = _sources(directory)
     words, tags = _words(directory, sources), _names(directory, sources, "tags")
     net = TaggerNet(len(words.vocabulary), len(tags), run.model, words.vectors)
-    return TrainedTagger(run, _filled(net, weights, directory), words, tags, update)
+    return TrainedTagger(run, _filled(net, kept, directory), words, tags, kept.progress.update)
 
 
 def open_classifier(directory: Path) -> TrainedClassifier:
     """Read a classifier; see `open_trained`."""
-    run, weights, update = _opened(directory, SentimentRun, "a classifier of texts")
+    run, kept = _opened(directory, SentimentRun, "a classifier of texts")
     sources = _sources(directory)
     words, labels = _words(directory, sources), _names(directory, sources, "labels")
     weak = len(_names(directory, sources, "weak_labels")) if "weak_labels" in sources else 0
+    now = kept.progress
+    if weak and (now.epoch, now.step) <= (run.data.pretraining, 0):
+        raise BadInput(f"{directory}: the net knows weak labels only; it was not trained further")
     net = ClassifierNet(len(words.vocabulary), len(labels), run.model, words.vectors, weak)
-    return TrainedClassifier(run, _filled(net, weights, directory), words, labels, update)
+    return TrainedClassifier(run, _filled(net, kept, directory), words, labels, now.update)
 
 
 def _run(directory: Path) -> Run:
@@ -110,8 +113,8 @@ def _run(directory: Path) -> Run:
     return run
 
 
-def _opened(directory: Path, kind: type[RunT], what: str) -> tuple[RunT, Tensors, int]:
-    """The run, its kept net's weights, and the updates that these have seen."""
+def _opened(directory: Path, kind: type[RunT], what: str) -> tuple[RunT, Checkpoint]:
+    """The run, and the checkpoint of the net that it keeps."""
     run = _run(directory)
     if not isinstance(run, kind):
         raise BadInput(f"{directory} holds a run of {run.task}, not {what}")
@@ -122,12 +125,12 @@ def _opened(directory: Path, kind: type[RunT], what: str) -> tuple[RunT, Tensors
     update = checkpoint.progress.best_update or checkpoint.progress.update
     if update != checkpoint.progress.update:
         checkpoint = Checkpoints(directory).load(update)
-    return run, checkpoint.weights, update
+    return run, checkpoint
 
 
-def _filled(net: NetT, weights: Tensors, directory: Path) -> NetT:
+def _filled(net: NetT, kept: Checkpoint, directory: Path) -> NetT:
     try:
-        net.load_state_dict(weights)
+        net.load_state_dict(kept.weights)
     except RuntimeError as error:
         raise BadInput(f"{directory}: the weights do not fit config.json: {error}") from None
     return net.eval().requires_grad_(False)
@@ -170,7 +173,9 @@ def _words(directory: Path, sources: dict[str, Any]) -> Words:
     path = directory / "vectors.safetensors"
     with storage(path):
         content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sources["vectors"].get("stored_sha256"):
+    told = sources["vectors"]
+    told = told.get("stored_sha256") if isinstance(told, dict) else None
+    if hashlib.sha256(content).hexdigest() != told:
         raise BadInput(f"{path}: these are not the vectors that the run was trained with")
     return Words(vocabulary, _vectors(path, content))
 

@@ -77,9 +77,13 @@ class World:
         return self.rank == 0
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over all processes; a missing one counts as zero."""
+        """Replace each gradient by its mean over all processes; a missing one counts as zero.
+
+        Parameters that want none get none.
+        """
         if self.size == 1:
             return
+        parameters = [p for p in parameters if p.requires_grad]
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         with self._with_the_others():

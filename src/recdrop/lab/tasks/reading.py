@@ -99,13 +99,18 @@ def prepare_sentiment(
         StorageFailed: The system refused to read.
     """
     how = run.data
-    sets = semeval(data) if how.layout == "semeval" else read_splits(data, **_columns(how))
+    sets = semeval(data, how) if how.layout == "semeval" else read_splits(data, **_columns(how))
     labels = labels_to_train(sets["train"], data)
+    if pretrain is not None and run.schedule.epochs <= how.pretraining:
+        raise BadInput(
+            f"schedule.epochs: {run.schedule.epochs} with data.pretraining = {how.pretraining} "
+            "leaves no epoch to learn the labels themselves; give more"
+        )
     for name, rows in sets.items():
         strange = next((row for row in rows if row.label not in labels), None)
         if strange is not None:
             raise BadInput(
-                f"{name} set, line {strange.line}: the training set has no label "
+                f"{data}: {name} set, line {strange.line}: the training set has no label "
                 f"{strange.label!r}, only {', '.join(labels)}"
             )
     sources: dict[str, Any] = {name: _told(rows) for name, rows in sets.items()}
@@ -161,18 +166,20 @@ def words_of(texts: Iterable[str], data: LabelledData) -> list[list[str]]:
     return [split(text) for text in texts]
 
 
-def semeval(folder: Path) -> dict[str, list[Labelled]]:
+def semeval(folder: Path, data: LabelledData) -> dict[str, list[Labelled]]:
     """The paper's sets of a folder of SemEval's files.
 
     Twitter13 is the validation set, and a column of Table 5 all the same.
     """
-    read = {path.stem: read_labelled(path) for path in sorted(folder.glob("*.tsv"))}
-    missing = [name for name in (*_TRAINING, *SEMEVAL.values()) if name not in read]
+    files = {name: folder / f"{name}.tsv" for name in (*_TRAINING, *SEMEVAL.values())}
+    with storage(folder):
+        missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
         raise BadInput(
             f"{folder} has no {', '.join(f'{name}.tsv' for name in missing)}; the texts are to be "
             "had from the pages of SemEval 2013, 2014 and 2015, task on sentiment in Twitter"
         )
+    read = {name: read_labelled(path, **_columns(data)) for name, path in files.items()}
     train = [row for name in _TRAINING for row in read[name]]
     return {"train": train} | {name: read[file] for name, file in SEMEVAL.items()}
 
@@ -188,7 +195,7 @@ SEMEVAL = {
 }
 
 
-def _columns(data: LabelledData) -> Mapping[str, str | None]:
+def _columns(data: LabelledData) -> Mapping[str, str | int | None]:
     return {"text_column": data.text_column, "label_column": data.label_column}
 
 

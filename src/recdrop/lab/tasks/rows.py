@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from recdrop.lab.tasks.task import Part
 
 _POOL = 50  # batches whose rows are sorted by length together
+_STEPS = 1 << 17  # of an evaluated batch, padding included, unless one row has more
 
 
 def batches_of(lengths: Tensor, batch: int, generator: Generator) -> list[Tensor]:
@@ -36,8 +37,14 @@ def nothing(net: nn.Module) -> Part:
 
 
 def in_order(lengths: Tensor, batch: int) -> Sequence[Tensor]:
-    """All rows, longest first, for evaluation."""
-    return lengths.argsort(descending=True, stable=True).split(batch)
+    """All rows for evaluation, longest first: ``batch`` at a time, fewer where they are long."""
+    order = lengths.argsort(descending=True, stable=True)
+    found: list[Tensor] = []
+    while len(order):
+        rows = max(1, min(batch, _STEPS // int(lengths[order[0]])))
+        found.append(order[:rows])
+        order = order[rows:]
+    return found
 
 
 def packed(values: Tensor, lengths: Tensor) -> PackedSequence:

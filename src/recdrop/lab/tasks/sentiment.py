@@ -178,6 +178,9 @@ class SentimentTask:
         """Put the texts of the stage in this epoch's order."""
         self._weak = any(epoch < first for first in self.stages)
         self._stage = self._all[0 if self._weak else -1]
+        self.net.output.requires_grad_(not self._weak)  # what waits takes no steps of the optimiser
+        if self.net.weak_output is not None:
+            self.net.weak_output.requires_grad_(self._weak)
         generator = stream(self.run.seed, f"order {epoch}")
         self._batches = batches_of(self._stage.train.lengths, self.run.data.batch, generator)
         self.steps = len(self._batches)
