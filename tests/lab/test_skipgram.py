@@ -67,6 +67,7 @@ def test_words_are_ranked_and_rare_ones_left_out(tmp_path):
     got = corpus(tmp_path, "b a\nC b", lowercase=False)
     assert got.words == ("b", "a", "C")
     assert corpus(tmp_path, "a, b.", tokens="newswire").words == ("a", ",", "b", ".")
+    assert corpus(tmp_path, "@a B :D", tokens="tweets").words == ("<user>", "b", ":D")
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ The same texts, settings and number of threads give the same bits. All texts are
 bytes a word.
 
 Texts follow the rules of `recdrop.lab.files`. Words are the pieces between blanks, or **newswire**:
-what `_NEWSWIRE` finds, which is about how CoNLL-2003 was split. ``<unk>`` gets no vector, ``<eos>``
-ends a line.
+what `_NEWSWIRE` finds, which is about how CoNLL-2003 was split, or **tweets**, as
+`recdrop.lab.tweets` cuts them. ``<unk>`` gets no vector, ``<eos>`` ends a line.
 """
 
 import re
@@ -42,6 +42,7 @@ from torch import Tensor
 from recdrop.lab.config import Count, Record
 from recdrop.lab.errors import BadInput, Diverged
 from recdrop.lab.files import TextFile
+from recdrop.lab.tweets import tokenise
 from recdrop.lab.vectors import Vectors, sealed
 from recdrop.lab.vocabulary import EOS, UNKNOWN
 
@@ -76,7 +77,8 @@ class SkipGram(Record):
         epochs: Times that the texts are read.
         learning_rate: At the start.
         lowercase: Whether the texts are read in lower case.
-        tokens: Words are what stands between ``"blanks"``, or ``"newswire"`` is split.
+        tokens: Words are what stands between ``"blanks"``, or ``"newswire"`` or ``"tweets"`` are
+            split.
         seed: Of everything drawn.
     """
 
@@ -88,7 +90,7 @@ class SkipGram(Record):
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 5
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.025
     lowercase: bool = True
-    tokens: Literal["blanks", "newswire"] = "blanks"
+    tokens: Literal["blanks", "newswire", "tweets"] = "blanks"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
@@ -166,9 +168,15 @@ def split_newswire(text: str) -> list[str]:
     return _NEWSWIRE.findall(text)
 
 
+def _words(line: str, settings: SkipGram) -> list[str]:
+    if settings.tokens == "tweets":  # which need the case: of tags, of :D
+        return tokenise(line, lower=settings.lowercase)
+    line = line.lower() if settings.lowercase else line
+    return split_newswire(line) if settings.tokens == "newswire" else line.split()
+
+
 def _read(texts: Sequence[Path], settings: SkipGram) -> _Corpus:
     """The texts in ids, without rare words."""
-    split = split_newswire if settings.tokens == "newswire" else str.split
     row_of: defaultdict[str, int] = defaultdict()
     row_of.default_factory = row_of.__len__  # a new word gets the next row
     ends = row_of[EOS]
@@ -178,9 +186,7 @@ def _read(texts: Sequence[Path], settings: SkipGram) -> _Corpus:
         file = TextFile.open(path)
         sources.append(f"text: {path.name}, SHA-256 {file.sha256}")
         for line in file.lines():
-            read.extend(
-                map(row_of.__getitem__, split(line.lower() if settings.lowercase else line))
-            )
+            read.extend(map(row_of.__getitem__, _words(line, settings)))
             read.append(ends)
     rows = np.frombuffer(read, np.int32)
     counts = np.bincount(rows, minlength=len(row_of))

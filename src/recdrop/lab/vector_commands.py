@@ -50,8 +50,9 @@ class TrainOptions(_Options):
     """At the start; it falls to zero."""
     lowercase: bool = True
     """Read in lower case; a word without a vector is looked up so."""
-    tokens: Literal["blanks", "newswire"] = "blanks"
-    """Words are what stands between blanks; newswire splits punctuation from raw text."""
+    tokens: Literal["blanks", "newswire", "tweets"] = "blanks"
+    """Words are what stands between blanks; newswire splits punctuation from raw text, tweets as
+    `recdrop train sentiment` does."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of everything drawn."""
 
