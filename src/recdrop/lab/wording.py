@@ -125,7 +125,7 @@ def _value(table: TableReport, cell: CellReport, measure: str) -> Value:
     difference = ""
     if table.scale == "paper" and told.score != "accuracy" and printed != NOT_IN_THE_PAPER:
         gap = mean - number(printed)
-        difference = f"{'−' if gap < 0 else '+'}{told.told(abs(gap))}"
+        difference = f"{'−' if gap < 0 else '+'}{told.spread(abs(gap))}"
     return Value(told.told(mean), spread, printed, difference)
 
 
