@@ -1,9 +1,10 @@
-"""A training step of the tagger and of the classifier of texts, beside torch's layers.
+"""An epoch of the tagger and of the classifier of texts, beside torch's layers.
 
-``python -m benchmarks.word_nets`` times, in turns, whole updates (forward, backward, clipping,
-Adam) of the lab's nets with recurrent dropout, and of the same nets with torch's layers in place of
-ours and no recurrent dropout, on packed rows of unequal length. Nothing is timed before both have
-given the same losses and gradients. Writes ``benchmarks/results/word_nets-<threads>.json``.
+``python -m benchmarks.word_nets`` times, in turns, whole epochs of updates (forward, backward,
+clipping, Adam) of the lab's nets with recurrent dropout, and of the same nets with torch's layers
+in place of ours and no recurrent dropout, on packed rows of unequal length. Nothing is timed before
+both have given the same losses and gradients. Writes
+``benchmarks/results/word_nets-<threads>.json``.
 """
 
 import argparse
@@ -94,8 +95,8 @@ def measure(args: argparse.Namespace, threads: int) -> None:
     for case in SMALL if args.quick else CASES:
         error = check(case, backend)
         work: dict[str, Work] = {
-            "stock": Updates(task_of(case, backend, 0.0), stock=True),
-            "ours": Updates(task_of(case, backend, RATE), stock=False),
+            "stock": Epochs(task_of(case, backend, 0.0), stock=True),
+            "ours": Epochs(task_of(case, backend, RATE), stock=False),
         }
         steps = compare(interleave(work, budget))
         ratio = steps["stock"]["min"] / steps["ours"]["min"]
@@ -113,8 +114,8 @@ def measure(args: argparse.Namespace, threads: int) -> None:
     save(report | {"results": results}, args.results / f"word_nets-{threads}.json")
 
 
-class Updates:
-    """One update after another, of all batches of an epoch in turn.
+class Epochs:
+    """All updates of an epoch, again and again.
 
     Args:
         task: Its net and data.
@@ -122,7 +123,7 @@ class Updates:
     """
 
     def __init__(self, task: NerTask | SentimentTask, *, stock: bool) -> None:
-        self.task, self.done = task, 0
+        self.task = task
         if stock:
             put_stock(task)
         self.parameters = list(task.net.parameters())
@@ -132,12 +133,12 @@ class Updates:
         """Nothing: an update frees the gradients of the last one itself."""
 
     def run(self) -> None:
-        """The update."""
-        self.optimiser.zero_grad()
-        self.task.part(self.done % self.task.steps).objective.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        self.optimiser.step()
-        self.done += 1
+        """The updates: batches are of unequal length, so one alone would tell little."""
+        for step in range(self.task.steps):
+            self.optimiser.zero_grad()
+            self.task.part(step).objective.backward()
+            nn.utils.clip_grad_norm_(self.parameters, CLIP)
+            self.optimiser.step()
 
 
 def put_stock(task: NerTask | SentimentTask) -> None:
