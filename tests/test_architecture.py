@@ -26,6 +26,7 @@ ORDER = [
 LAB_ORDER = [
     {"errors"},
     {"config", "console", "environment", "signals", "world"},
+    {"label_scores", "settings"},
     {"records", "storage", "vocabulary"},
     {"files"},
     {"checkpoint", "conll", "labelled", "output_layer", "text", "tweets", "vector_formats"},

@@ -19,11 +19,12 @@ from rich.console import Console
 from recdrop.lab import progress, session
 from recdrop.lab.cli import _parse, main
 from recdrop.lab.commands import TrainOptions, configured
-from recdrop.lab.config import Adam, changed
+from recdrop.lab.config import Adam
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.records import Row
 from recdrop.lab.runs import read_rows
+from recdrop.lab.settings import changed
 from tests.lab.tiny import WORDS, write_text
 
 SMALL = {

@@ -14,12 +14,10 @@ from recdrop.lab.config import (
     StopRule,
     TemporalOrderData,
     TextData,
-    changed,
-    differences,
     parse_run,
-    settings,
 )
 from recdrop.lab.errors import BadInput
+from recdrop.lab.settings import changed, differences, settings
 from tests.lab.tiny import DATA, GAL, MOON, OURS, tiny_model, tiny_run, tiny_words
 
 

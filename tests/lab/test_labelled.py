@@ -13,16 +13,8 @@ from pathlib import Path
 import pytest
 
 from recdrop.lab.errors import BadInput
-from recdrop.lab.labelled import (
-    accuracy,
-    f1_of,
-    labels_of,
-    labels_to_score,
-    labels_to_train,
-    mean_f1,
-    read_labelled,
-    read_splits,
-)
+from recdrop.lab.label_scores import accuracy, f1_of, labels_to_score, mean_f1
+from recdrop.lab.labelled import labels_of, labels_to_train, read_labelled, read_splits
 
 BENCHMARKS = Path(__file__).parents[3] / "shared" / "data"
 

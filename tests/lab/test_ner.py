@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from recdrop.lab.cli import main
-from recdrop.lab.config import Adam, Chunks, NerRun, Schedule, TaggedData, Tagger, changed
+from recdrop.lab.config import Adam, Chunks, NerRun, Schedule, TaggedData, Tagger
 from recdrop.lab.conll import Sentence, read_columns, score
 from recdrop.lab.errors import BadInput
 from recdrop.lab.runs import run_cell
+from recdrop.lab.settings import changed
 from recdrop.lab.tasks.ner import NerTask, Sentences, TaggerNet, pieces, shape_of
 from recdrop.lab.tasks.rows import batches_of
 from recdrop.lab.tasks.task import stream

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from recdrop.lab.config import Run, changed
+from recdrop.lab.config import Run
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper import figure2, table1, table2, table3
 from recdrop.lab.paper.grid import percent
@@ -18,6 +18,7 @@ from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.records import Failure, Outcome, Result, Row, Split
 from recdrop.lab.report import console_table, gather, write
 from recdrop.lab.results import Report, TableReport
+from recdrop.lab.settings import changed
 from recdrop.lab.wording import claims, notes, other_scores
 
 MODULES: dict[str, Any] = {

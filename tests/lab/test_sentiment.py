@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from recdrop.lab.cli import main
-from recdrop.lab.config import Adam, Classifier, LabelledData, Schedule, SentimentRun, changed
+from recdrop.lab.config import Adam, Classifier, LabelledData, Schedule, SentimentRun
 from recdrop.lab.errors import BadInput
-from recdrop.lab.labelled import labels_to_score, mean_f1
+from recdrop.lab.label_scores import labels_to_score, mean_f1
 from recdrop.lab.runs import read_rows, run_cell
+from recdrop.lab.settings import changed
 from recdrop.lab.tasks.reading import SEMEVAL, words_of
 from recdrop.lab.tasks.rows import in_order
 from recdrop.lab.tasks.sentiment import ClassifierNet, SentimentTask, Stage, Texts

@@ -23,9 +23,10 @@ from pydantic_core import from_json
 from safetensors import SafetensorError
 from torch import Tensor
 
-from recdrop.lab.config import Count, Record, faults
+from recdrop.lab.config import Count, Record
 from recdrop.lab.errors import BadInput
 from recdrop.lab.records import Progress
+from recdrop.lab.settings import faults
 from recdrop.lab.storage import flush_folder, storage
 
 Tensors = dict[str, Tensor]

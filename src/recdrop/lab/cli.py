@@ -16,11 +16,11 @@ from pydantic import ValidationError
 import recdrop
 from recdrop.lab import vector_commands
 from recdrop.lab.commands import evaluate, generate, report, train
-from recdrop.lab.config import faults
 from recdrop.lab.console import complain
 from recdrop.lab.errors import BadInput, LabError, StorageFailed
 from recdrop.lab.labelling import calibrate, classify, tag
 from recdrop.lab.reproduce import reproduce
+from recdrop.lab.settings import faults
 
 app = App(
     name="recdrop",

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from recdrop.lab.config import Run, TaskName, changed, settings
+from recdrop.lab.config import Run, TaskName
 from recdrop.lab.console import complain, console, say
 from recdrop.lab.errors import BadInput
 from recdrop.lab.labelling import evaluate_classifier, evaluate_tagger
 from recdrop.lab.paper.presets import PRESETS
+from recdrop.lab.settings import changed, settings
 
 if TYPE_CHECKING:
     from recdrop.lab.records import Result

@@ -202,7 +202,8 @@ def evaluate_tagger(run: Path, data: Path, column: int | None) -> int:
 def evaluate_classifier(run: Path, data: Path) -> int:
     """Tell label scores of a file of labelled texts."""
     from recdrop.lab import predict
-    from recdrop.lab.labelled import accuracy, f1_of, labels_to_score, mean_f1, read_labelled
+    from recdrop.lab.label_scores import accuracy, f1_of, labels_to_score, mean_f1
+    from recdrop.lab.labelled import read_labelled
     from recdrop.lab.trained import open_classifier
 
     trained = open_classifier(run)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recdrop.lab.config import Run, Scale, differences
+from recdrop.lab.config import Run, Scale
 from recdrop.lab.errors import BadInput, StorageFailed
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.grid import AnyTable, Cell
 from recdrop.lab.records import Failure, Result, Row
 from recdrop.lab.runs import read_environment, read_record, read_rows, read_run
+from recdrop.lab.settings import differences
 
 TABLES: tuple[AnyTable, ...] = (
     table1.TABLE,

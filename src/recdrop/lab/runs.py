@@ -30,10 +30,11 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from recdrop.lab.checkpoint import Checkpoint, Checkpoints, Damaged, Tensors
-from recdrop.lab.config import Record, Run, differences, faults, parse_run
+from recdrop.lab.config import Record, Run, parse_run
 from recdrop.lab.environment import environment
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
 from recdrop.lab.records import Failure, Progress, Result, Row
+from recdrop.lab.settings import differences, faults
 from recdrop.lab.storage import locked, storage, write_whole
 from recdrop.lab.tasks import Prepared, prepare
 from recdrop.lab.train import train

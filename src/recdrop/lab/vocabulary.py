@@ -19,8 +19,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from recdrop.lab.config import Record, TextData, faults
+from recdrop.lab.config import Record, TextData
 from recdrop.lab.errors import BadInput
+from recdrop.lab.settings import faults
 
 Splitting = Literal["words", "spaced", "characters"]
 EOS = "<eos>"

@@ -18,8 +18,8 @@ from recdrop.lab.config import (
     Scale,
     SentimentRun,
     TemporalOrderRun,
-    changed,
 )
+from recdrop.lab.settings import changed
 
 TableName = Literal["table1", "table2", "figure2", "table3", "table4", "table5"]
 Scheme = Literal["none", "moon", "gal", "ours", "moon-inverted", "ours-gal"]

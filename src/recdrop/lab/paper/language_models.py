@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from recdrop.lab.config import Dropout, LanguageModelRun, changed
+from recdrop.lab.config import Dropout, LanguageModelRun
 from recdrop.lab.paper import grid
 from recdrop.lab.paper.grid import SITES, Sampling, Scheme, stopped
+from recdrop.lab.settings import changed
 
 RATES = (0.25, 0.5)  # P
 SAMPLINGS: tuple[Sampling, ...] = ("step", "sequence")  # P

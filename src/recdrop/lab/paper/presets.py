@@ -20,9 +20,9 @@ from recdrop.lab.config import (
     Tagger,
     TaskName,
     TextData,
-    changed,
 )
 from recdrop.lab.paper import language_models, table1, table2, table3, table4, table5
+from recdrop.lab.settings import changed
 
 
 def _own(run: Run, **layers: Any) -> Run:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recdrop.lab.config import Classifier, SentimentRun
-from recdrop.lab.labelled import accuracy, labels_to_score, mean_f1
+from recdrop.lab.label_scores import accuracy, labels_to_score, mean_f1
 from recdrop.lab.tasks.net import deterministic, recurrent_layers, uniform_start
 from recdrop.lab.tasks.rows import batches_of, dropped, in_order, nothing, packed
 from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
