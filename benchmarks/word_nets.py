@@ -147,7 +147,7 @@ def put_stock(task: NerTask | SentimentTask) -> None:
     kind = nn.LSTM if ours.mode == "LSTM" else nn.GRU
     stock = kind(ours.input_size, ours.hidden_size, bidirectional=ours.bidirectional)
     stock.load_state_dict(ours.state_dict())
-    task.net.rnn = stock  # type: ignore[assignment]
+    task.net.register_module("rnn", stock)
 
 
 def task_of(case: Case, backend: str, rate: float) -> NerTask | SentimentTask:

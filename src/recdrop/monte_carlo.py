@@ -11,12 +11,20 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.nn.utils.rnn import PackedSequence
 
 from recdrop.dropout import RecurrentDropout
 from recdrop.layers import GRU, LSTM, RNN
 from recdrop.rng import hold_masks
+
+_FORWARD = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 
 
 class MonteCarlo(NamedTuple):
@@ -126,7 +134,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
 def _dropping(model: nn.Module, sampling: Literal["sequence", "step"] | None) -> Iterator[None]:
     """Inside, what drops is in training mode, and samples as asked."""
     layers = [m for m in model.modules() if isinstance(m, RNN | LSTM | GRU) and _drops(m)]
-    dropouts = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+    dropouts = [m for m in model.modules() if isinstance(m, _FORWARD) and m.p > 0]
     if not layers and not dropouts:
         raise ValueError("nothing in the model drops anything: all samples would be the same")
     undo: list[Callable[[], object]] = []

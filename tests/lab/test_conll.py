@@ -5,7 +5,6 @@ import re
 import time
 import tracemalloc
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -27,9 +26,9 @@ from recdrop.lab.conll import (
     tags_of,
 )
 from recdrop.lab.errors import BadInput
+from tests.lab.benchmark_data import benchmark
 from tests.oracles.conlleval import conlleval
 
-BENCHMARKS = Path(__file__).parents[3] / "shared" / "data"
 SCHEMES = ("iob1", "iob2", "iobes")
 
 
@@ -167,16 +166,13 @@ def test_plain_text_that_is_refused(tmp_path, content, told):
 
 
 def test_written_columns():
-    sentences = [Sentence(("a", "b"), ("O", "I-X"), 1), Sentence(("c",), ("O",), 4)]
-    lines = list(column_lines(sentences, [["I-X", "O"], ["O"]]))
-    assert lines == ["a O I-X\n", "b I-X O\n", "\n", "c O O\n", "\n"]
-    plain = [Sentence(("a", "b"), (), 1)]
-    assert "".join(column_lines(plain, [["O", "B-X"]])) == "a O\nb B-X\n\n"
-    blank = [Sentence(("a", "b c"), ("O", "O"), 1)]
-    assert "".join(column_lines(blank, [["O", "O"]])) == "a\tO\tO\nb c\tO\tO\n\n"
+    words, tags = [("a", "b c"), ("d",)], [("O", "I-X"), ("O",)]
+    lines = list(column_lines(words, tags, [["I-X", "O"], ["O"]]))
+    assert lines == ["a\tO\tI-X\n", "b c\tI-X\tO\n", "\n", "d\tO\tO\n", "\n"]
+    assert "".join(column_lines([("a",), ()])) == "a\n\n\n"
     for short in ([], [["O"]], [["O", "O"], []]):
         with pytest.raises(ValueError, match="zip"):
-            list(column_lines(plain, short))
+            list(column_lines(words, short))
 
 
 # -------------------------------------------------------------------------- entities and schemes
@@ -556,7 +552,8 @@ def written_again(path, sentences):
     scheme = recognised(sentences)
     predicted = [one.tags or ("B-X",) * len(one.words) for one in sentences]
     predicted = [converted(tags, scheme) for tags in predicted]
-    again = read_columns(written(path, "".join(column_lines(sentences, predicted))))
+    lines = column_lines([one.words for one in sentences], predicted)
+    again = read_columns(written(path, "".join(lines)))
     assert [one.words for one in again] == [one.words for one in sentences]
     assert [list(one.tags) for one in again] == predicted
     assert misplaced(again, scheme) == []
@@ -576,13 +573,6 @@ def test_ten_thousand_fuzzed_files(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------ the benchmark data
 
 
-def benchmark(name):
-    path = BENCHMARKS / name
-    if not path.is_file():
-        pytest.skip("no data")
-    return read_columns(path)
-
-
 def sizes(sentences):
     words = sum(len(one.words) for one in sentences)
     return len(sentences), words, sum(len(entities(one.tags)) for one in sentences)
@@ -597,7 +587,7 @@ def sizes(sentences):
     ],
 )
 def test_conll_2003(name, expected, wrong):
-    read = benchmark(f"conll2003/{name}")
+    read = read_columns(benchmark(f"data/conll2003/{name}"))
     assert sizes(read) == expected
     assert recognised(read) == "iob1"
     assert misplaced(read, "iob1") == wrong
@@ -612,7 +602,7 @@ def test_conll_2003(name, expected, wrong):
     ],
 )
 def test_wnut_17(name, expected):
-    read = benchmark(f"wnut17/{name}")
+    read = read_columns(benchmark(f"data/wnut17/{name}"))
     assert sizes(read) == expected
     assert recognised(read) == "iob2"
     assert misplaced(read, "iob2") == []

@@ -8,15 +8,13 @@ import tracemalloc
 from collections import Counter
 from fractions import Fraction
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 
 from recdrop.lab.errors import BadInput
 from recdrop.lab.label_scores import accuracy, f1_of, labels_to_score, mean_f1
 from recdrop.lab.labelled import labels_of, labels_to_train, read_labelled, read_splits
-
-BENCHMARKS = Path(__file__).parents[3] / "shared" / "data"
+from tests.lab.benchmark_data import benchmark
 
 
 def written(folder, content, name="own.tsv"):
@@ -539,15 +537,8 @@ def test_which_labels_are_scored():
 # ----------------------------------------------------------------------------------- the benchmarks
 
 
-def benchmark(name):
-    path = BENCHMARKS / name
-    if not path.exists():
-        pytest.skip("no data")
-    return path
-
-
 def test_semeval():
-    read = read_labelled(benchmark("semeval/twitter2013train.tsv"))
+    read = read_labelled(benchmark("data/semeval/twitter2013train.tsv"))
     assert Counter(row.label for row in read) == {
         "positive": 3_640,
         "neutral": 4_586,
@@ -558,7 +549,7 @@ def test_semeval():
 
 
 def test_sentiment140():
-    parts = read_splits(benchmark("sentiment140"))
+    parts = read_splits(benchmark("data/sentiment140"))
     assert sum(map(len, parts.values())) == 100_000
     labels = Counter(row.label for read in parts.values() for row in read)
     assert labels == {"positive": 50_000, "negative": 50_000}

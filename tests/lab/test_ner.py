@@ -235,6 +235,25 @@ def test_given_vectors_are_kept_beside_the_run_and_not_trained(tmp_path):
         open_tagger(tmp_path / "run")
 
 
+def test_what_was_read_is_told(tmp_path, capsys):
+    data = write(tmp_path / "data")
+    (data / "valid.txt").write_text("Rome I-LOC\nsaw O\nParis I-LOC\nParis B-LOC\nto B-PER\n")
+    values = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    save_vectors(tmp_path / "v.safetensors", sealed(("rome", "Paris"), values))
+    tokens = ["train", "ner", "--data", str(data), "--vectors", str(tmp_path / "v.safetensors")]
+    tokens += ["--out", str(tmp_path / "run"), "--set", "model.hidden=4"]
+    assert main([*tokens, "--set", "schedule.epochs=1"]) == 0
+    said = capsys.readouterr().out
+    assert "train: train.txt, 60 sentences, tags in iob2\n" in said
+    assert (
+        "valid: valid.txt, 1 sentences, tags in iob1; 1 out of place, the first in line 5\n" in said
+    )
+    counts = Counter(w for s in sentences(60) for w in s.words)
+    tokens_known = (counts["Rome"] + counts["Paris"]) / counts.total()
+    told = f"of {tokens_known:.1%} of the training words, {2 / len(counts):.1%} of the different"
+    assert f"vectors: v.safetensors, {told} ones\n" in said
+
+
 def test_tuned_vectors_start_as_given_and_change(tmp_path):
     data = write(tmp_path / "data")
     values = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
@@ -318,6 +337,7 @@ def test_a_file_alone_is_split(tmp_path):
         (["train", "char-lm", "--vectors", "X"], "char-lm does not use --vectors"),
         (["train", "ner", "--set", "model.window=4"], "window must be odd"),
         (["train", "ner", "--set", "data.chunks=[{words=5,after=3}]"], "after must start at 0"),
+        (["train", "ner", "--set", "data.chunks=[]"], "after must start at 0 and rise, got []"),
         (["train", "ner"], "ner needs --data"),
     ],
 )

@@ -17,7 +17,7 @@ from recdrop.lab.paper.grid import percent
 from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.records import Failure, Outcome, Result, Row, Split
 from recdrop.lab.report import console_table, gather, write
-from recdrop.lab.results import Report, TableReport
+from recdrop.lab.results import Report, RunReport, TableReport
 from recdrop.lab.settings import changed
 from recdrop.lab.wording import claims, notes, other_scores
 
@@ -472,3 +472,15 @@ def test_figure_2_is_drawn_over_the_papers(tmp_path):
         assert solid[0].count("L") > 200  # of 298 points, those above the picture's edge left out
         assert solid[1].count("L") + 1 == 6
     assert (tmp_path / "pictures" / "figure2-paper-figure2.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_epochs_of_stages_are_of_unequal_length():
+    def row(update: int, epoch: int, split: Split = "train") -> Row:
+        return Row(update=update, epoch=epoch, split=split, loss=1.0, score=0.5, lr=0.1)
+
+    looks = [row(10, 1, "valid"), row(20, 2, "valid"), row(24, 3, "valid"), row(28, 4, "valid")]
+    trained = [row(5, 1), row(20, 2), row(22, 3), row(24, 3), row(31, 5)]
+    one = RunReport("run", PRESETS["ner"]["small"], trained + looks, None, None, None)
+    assert one.epochs(trained) == [0.5, 2.0, 2.5, 3.0, 4.75]
+    assert one.epochs(looks) == [1.0, 2.0, 3.0, 4.0]
+    assert [one.epoch_of(update) for update in (20, 28, 31, None)] == [2, 4, None, None]

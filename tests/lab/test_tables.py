@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,8 @@ from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.claims import CLAIMS, judge, printed_scores
 from recdrop.lab.paper.grid import number
 from recdrop.lab.paper.presets import PRESETS
+from tests.lab.benchmark_data import benchmark
 
-PAPER = Path(__file__).parents[2].parent / "shared" / "paper"
 TABLES = {
     module.TABLE.key: module.TABLE for module in (table1, table2, table3, table4, table5, figure2)
 }
@@ -22,9 +21,7 @@ MODULES = {"table2": table2, "table3": table3, "figure2": figure2}
 
 def stored(name: str):
     """A file of the paper's numbers, transcribed apart from the code."""
-    if not (PAPER / name).is_file():
-        pytest.skip("no data")
-    return json.loads((PAPER / name).read_text())
+    return json.loads(benchmark(f"paper/{name}").read_text())
 
 
 def cell(table, name: str):

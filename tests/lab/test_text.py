@@ -10,7 +10,6 @@ import re
 import time
 import tracemalloc
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +19,8 @@ from recdrop.lab.config import TextData
 from recdrop.lab.errors import BadInput
 from recdrop.lab.text import read_corpus, read_text
 from recdrop.lab.vocabulary import Vocabulary, decode_text, encode_line
+from tests.lab.benchmark_data import benchmark
 
-BENCHMARKS = Path(__file__).parents[3] / "shared" / "data"
 NAMES = ("train.txt", "valid.txt", "test.txt")
 
 
@@ -650,13 +649,6 @@ def test_ten_thousand_fuzzed_files(tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------- the benchmark texts
 
 
-def benchmark(name):
-    path = BENCHMARKS / name
-    if not path.is_dir():
-        pytest.skip("no data")
-    return path
-
-
 def sizes(read):
     assert [len(read.train), len(read.valid), len(read.test)] == [
         source.tokens for source in read.files.values()
@@ -665,7 +657,7 @@ def sizes(read):
 
 
 def test_the_words_of_the_penn_treebank():
-    read = read_corpus(benchmark("ptb"), "word-lm", TextData())
+    read = read_corpus(benchmark("data/ptb"), "word-lm", TextData())
     assert sizes(read) == [929_589, 73_760, 82_430]
     assert len(read.vocabulary) == 10_000
     assert int((read.train == read.vocabulary.eos).sum()) == 42_068
@@ -674,7 +666,7 @@ def test_the_words_of_the_penn_treebank():
 
 def test_the_characters_of_the_penn_treebank():
     data = TextData(symbols="auto", unknown=False)
-    read = read_corpus(benchmark("ptb"), "char-lm", data)
+    read = read_corpus(benchmark("data/ptb"), "char-lm", data)
     assert read.splitting == "spaced"
     assert sizes(read) == [5_017_482, 393_042, 442_423]
     assert len(read.vocabulary) == 50
@@ -684,13 +676,13 @@ def test_the_characters_of_the_penn_treebank():
 
 
 def test_the_words_of_wikitext_2():
-    read = read_corpus(benchmark("wikitext2"), "word-lm", TextData())
+    read = read_corpus(benchmark("data/wikitext2"), "word-lm", TextData())
     assert sizes(read) == [2_088_628, 217_646, 245_569]
     assert len(read.vocabulary) == 33_278
 
 
 def test_shakespeare_as_one_file():
-    path = benchmark("tinyshakespeare") / "input.txt"
+    path = benchmark("data/tinyshakespeare") / "input.txt"
     read = read_corpus(path, "char-lm", TextData(symbols="auto", unknown=False))
     assert read.splitting == "characters"
     assert sum(sizes(read)) == 1_115_394
@@ -702,7 +694,7 @@ def test_shakespeare_as_one_file():
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "limit"), [("word-lm", 2.0), ("char-lm", 4.0)])
 def test_the_penn_treebank_is_read_in_seconds(task, limit):
-    path = benchmark("ptb")
+    path = benchmark("data/ptb")
     start = time.perf_counter()
     read_corpus(path, task, TextData(symbols="auto"))
     assert time.perf_counter() - start < limit

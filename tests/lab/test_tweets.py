@@ -2,7 +2,6 @@
 
 import re
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +9,8 @@ from hypothesis import strategies as st
 from nltk.tokenize.casual import TweetTokenizer
 
 from recdrop.lab.tweets import PLACEHOLDERS, tokenise, without_emoticons
+from tests.lab.benchmark_data import benchmark
 
-SEMEVAL = Path(__file__).parents[3] / "shared" / "data" / "semeval"
 NLTK = TweetTokenizer(preserve_case=False)
 
 
@@ -281,10 +280,9 @@ def test_where_nltk_differs(text, ours, theirs):
 
 
 def test_the_tweets_of_semeval():
-    if not SEMEVAL.is_dir():
-        pytest.skip("no data")
+    semeval = benchmark("data/semeval")
     names = ("twitter2013train", "twitter2013dev", "twitter2013test")
-    files = [(SEMEVAL / f"{name}.tsv").read_text(encoding="utf-8") for name in names]
+    files = [(semeval / f"{name}.tsv").read_text(encoding="utf-8") for name in names]
     tweets = [line.split("\t")[2] for content in files for line in content.splitlines()]
     tokens = [token for tweet in tweets for token in tokenise(tweet)]
     # The paper: 15 thousand tweets, 330 thousand words, a vocabulary of 22 thousand.

@@ -29,8 +29,8 @@ from recdrop.lab.vectors import (
     save_vectors,
     sealed,
 )
+from tests.lab.benchmark_data import benchmark
 
-BENCHMARKS = Path(__file__).parents[3] / "shared" / "data"
 ROWS = {"the": [0.5, -1.25, 3.0], "Cat": [1e-3, 0.0, 7.0], "日": [-2.0, 1e10, 0.25]}
 
 
@@ -532,9 +532,7 @@ def test_ten_thousand_fuzzed_files(tmp_path):
 
 
 def test_glove(tmp_path):
-    path = BENCHMARKS / "glove" / "glove.6B.100d.top2604.txt"
-    if not path.is_file():
-        pytest.skip("no data")
+    path = benchmark("data/glove/glove.6B.100d.top2604.txt")
     got = load_vectors(path, tmp_path)
     assert (len(got), got.width) == (2604, 100)
     assert got.words[:3] == ("the", ",", ".")

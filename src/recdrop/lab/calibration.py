@@ -10,8 +10,6 @@ import numpy as np
 
 from recdrop.lab import predict
 from recdrop.lab.drawing import COLOURS, INK, drawing, picture, sheet
-from recdrop.lab.errors import BadInput
-from recdrop.lab.labelled import read_labelled
 from recdrop.lab.storage import storage, write_whole
 from recdrop.lab.trained import open_classifier
 
@@ -82,11 +80,7 @@ def measure(run: Path, data: Path, samples: int, seed: int) -> dict[str, Calibra
         StorageFailed: The system refused to read.
     """
     trained = open_classifier(run)
-    how = trained.run.data
-    rows = read_labelled(data, how.text_column, how.label_column)
-    strange = sorted({row.label for row in rows} - set(trained.labels))
-    if strange:
-        raise BadInput(f"{data} has labels that the run has not: {', '.join(strange)}")
+    rows = predict.labelled_for(trained, data)
     gold, texts = [row.label for row in rows], [row.text for row in rows]
     told = {}
     for name, number in (("without dropout", 0), (f"mean of {samples} nets", samples)):

@@ -10,7 +10,6 @@ another name, flushed to the disk and renamed.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,7 +26,7 @@ from recdrop.lab.config import Count, Record
 from recdrop.lab.errors import BadInput
 from recdrop.lab.records import Progress
 from recdrop.lab.settings import faults
-from recdrop.lab.storage import flush_folder, storage
+from recdrop.lab.storage import flush_folder, storage, write_through
 
 Tensors = dict[str, Tensor]
 
@@ -252,10 +251,7 @@ def _fill(folder: Path, contents: dict[str, bytes]) -> None:
     try:
         folder.mkdir()
         for name, content in contents.items():
-            with (folder / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_through(folder / name, [content])
         flush_folder(folder)
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)

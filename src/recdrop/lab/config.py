@@ -149,12 +149,12 @@ class TaggedData(_WordsData):
 
     column: Annotated[int, Field(ge=-1_000, le=1_000)] = -1
     scheme: Literal["iob1", "iob2", "iobes"] = "iob2"
-    chunks: Annotated[tuple[Chunks, ...], Field(min_length=1, strict=False)] = (Chunks(),)
+    chunks: Annotated[tuple[Chunks, ...], Field(strict=False)] = (Chunks(),)
 
     @model_validator(mode="after")
     def _fits(self) -> "TaggedData":
         starts = [stage.after for stage in self.chunks]
-        if starts[0] != 0 or starts != sorted(set(starts)):
+        if starts[:1] != [0] or starts != sorted(set(starts)):
             raise ValueError(f"chunks: after must start at 0 and rise, got {starts}")
         if self.column == 0:
             raise ValueError("column counts from 1, or back from -1, got 0")

@@ -37,13 +37,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from recdrop.lab.errors import BadInput
-from recdrop.lab.files import TextFile
+from recdrop.lab.files import LONGEST, TextFile
 from recdrop.lab.vocabulary import shown
 
 Scheme = Literal["iob1", "iob2", "iobes"]
 
 _BORDER = "-DOCSTART-"
-_LONGEST = 100_000  # bytes of a line
 _BLANKS = re.compile("[ \t]+")
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 _IOBES = str.maketrans("LU", "ES")
@@ -130,7 +129,7 @@ def read_sentences(path: Path) -> list[Sentence]:
     """
     once: dict[str, str] = {}
     sentences: list[Sentence] = []
-    for number, line in enumerate(TextFile.open(path).lines(_LONGEST), 1):
+    for number, line in enumerate(TextFile.open(path).lines(LONGEST), 1):
         words = tuple(once.setdefault(word, word) for word in line.split())
         if words:
             sentences.append(Sentence(words, (), number))
@@ -138,23 +137,20 @@ def read_sentences(path: Path) -> list[Sentence]:
 
 
 def column_lines(
-    sentences: Sequence[Sentence], predicted: Iterable[Sequence[str]]
+    sentences: Iterable[Sequence[str]], *columns: Iterable[Sequence[str]]
 ) -> Iterator[str]:
-    r"""The lines of a file that `read_columns` and ``conlleval`` read.
+    r"""The lines of a file that `read_columns` reads, and ``conlleval -d '\t'``.
 
     Args:
-        sentences: Their tags, where they have some, are the column before the last.
-        predicted: The last column, a tag for each word.
+        sentences: The words of each.
+        columns: What else there is of each word, as gold and predicted tags.
 
     Returns:
-        Lines with their ends: word, tag, predicted tag with blanks between, or with tabs if a word
-        has a blank inside (``conlleval -d '\t'``). A blank line ends each sentence.
+        Lines with their ends, tabs between the columns. A blank line ends each sentence.
     """
-    separator = "\t" if any(" " in word for one in sentences for word in one.words) else " "
-    for one, tags in zip(sentences, predicted, strict=True):
-        columns = (one.words, one.tags, tags) if one.tags else (one.words, tags)
-        for row in zip(*columns, strict=True):
-            yield separator.join(row) + "\n"
+    for one in zip(sentences, *columns, strict=True):
+        for row in zip(*one, strict=True):
+            yield "\t".join(row) + "\n"
         yield "\n"
 
 
@@ -162,7 +158,7 @@ def _rows(file: TextFile) -> Iterator[tuple[int, list[str]]]:
     """Each line's number and columns, all as many; no columns where a sentence ends, as at last."""
     first = count = number = 0
     tabs = False
-    for number, line in enumerate(file.lines(_LONGEST), 1):
+    for number, line in enumerate(file.lines(LONGEST), 1):
         if not line.strip() or line.split(None, 1)[0] == _BORDER:
             yield number, []
             continue

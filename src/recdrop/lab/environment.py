@@ -5,13 +5,13 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 import recdrop
 
 
 def environment() -> dict[str, str | int]:
     """Versions, threads, processor and the date in UTC, ready for JSON."""
+    import torch  # here, for files are read without it
+
     return {
         "recdrop": recdrop.__version__,
         "torch": torch.__version__,

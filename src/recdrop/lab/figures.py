@@ -18,7 +18,6 @@ from recdrop.lab.drawing import COLOURS, INK, Picture, drawing, picture, sheet
 from recdrop.lab.paper.figure2 import papers_curves
 from recdrop.lab.paper.grid import Cell, Sampling, Scheme, number
 from recdrop.lab.paper.word_nets import Cell as WordNetCell
-from recdrop.lab.records import Row
 from recdrop.lab.results import CellReport, RunReport, TableReport
 
 CHANCE = 0.25  # of Temporal Order's four classes
@@ -66,7 +65,7 @@ def curve(one: RunReport, name: str) -> Picture | None:
         one: The run.
         name: Of the picture's files.
     """
-    if not one.rows or one.epoch_updates is None:
+    if not one.looks:
         return None
     with drawing():
         figure, axes = sheet(3.2)
@@ -87,7 +86,7 @@ def _figure2(table: TableReport) -> list[Picture]:
     """Figure 2 over the paper's, where one of its two cells has been trained."""
     papers = papers_curves()
     cells = [cell for cell in table.cells if cell.cell.name in papers]
-    if not any(one.epoch_updates for cell in cells for one in cell.runs):
+    if not any(one.looks for cell in cells for one in cell.runs):
         return []
     figure, axes = sheet(4.4)
     for cell in cells:
@@ -115,13 +114,12 @@ def _figure2(table: TableReport) -> list[Picture]:
 def _nats(axes: Axes, runs: Iterable[RunReport], colour: str, *, legend: bool = False) -> None:
     """Loss over epochs: training solid, looks dashed."""
     for one in runs:
-        each = one.epoch_updates
-        if each is None:
+        if not one.looks:
             continue
-        looked = next(row.split for row in one.rows if row.split != "train")
+        looked = one.looks[0].split
         for split, line, width in (("train", "-", 1.2), (looked, "--", 1.8)):
             rows = [row for row in one.rows if row.split == split]
-            epochs = [row.update / each for row in rows]
+            epochs = one.epochs(rows)
             told = {"train": "training, masks on"}.get(split, f"{split}, deterministic")
             label = told if legend else None
             axes.plot(
@@ -175,16 +173,12 @@ def _of_accuracy(one: RunReport) -> list[tuple[float, float]]:
 
 
 def _of_epochs(one: RunReport) -> list[tuple[float, float]]:
-    return [(row.epoch, row.score) for row in _looks(one)]
-
-
-def _looks(one: RunReport) -> list[Row]:
-    return [row for row in one.rows if row.split != "train"]
+    return [(row.epoch, row.score) for row in one.looks]
 
 
 def _zoom(axes: Axes, table: TableReport, cells: Sequence[CellReport]) -> None:
     """Leave out the steep first epochs: what is compared happens near the best scores."""
-    scores = [[row.score for row in _looks(one)] for cell in cells for one in cell.runs]
+    scores = [[row.score for row in one.looks] for cell in cells for one in cell.runs]
     if table.table.higher_is_better:
         best = [max(of_one) for of_one in scores if of_one]
         if best:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from recdrop.lab.errors import BadInput
 from recdrop.lab.storage import storage
 
+LONGEST = 100_000  # bytes of a line that is one row of data, where a reader says so
 LINE_END = "\0"  # cannot be in a text, for NUL is refused
 
 _BLOCK = 1 << 20  # bytes decoded at a time

@@ -4,19 +4,20 @@ import codecs
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from recdrop.lab.console import console, say
 from recdrop.lab.errors import BadInput
+from recdrop.lab.files import LONGEST, TextFile
 
 _BLOCK = 1 << 20  # bytes read from a pipe at a time
 _AT_A_TIME = 256  # lines of a file
-_LONGEST = 100_000  # bytes of a line, as `recdrop.lab.conll` has it
 
 
 class _Options(BaseModel):
@@ -30,16 +31,12 @@ class _Options(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Where the masks come from."""
 
-    @property
-    def samples(self) -> int:
-        """Nets to ask.
-
-        Raises:
-            BadInput: It is one, which has no spread.
-        """
-        if self.uncertainty == 1:
-            raise BadInput("--uncertainty: one net has no spread, expected 0 or at least 2, got 1")
-        return self.uncertainty
+    @field_validator("uncertainty")
+    @classmethod
+    def _spread(cls, nets: int) -> int:
+        if nets == 1:
+            raise ValueError("one net has no spread, expected 0 or at least 2, got 1")
+        return nets
 
 
 # --------------------------------------------------------------------------------------------- tag
@@ -70,34 +67,40 @@ def tag(
         Sentences. Without it, lines of standard input, answered as they come.
     """
     from recdrop.lab import predict
-    from recdrop.lab.conll import Sentence, read_columns
+    from recdrop.lab.conll import read_columns
     from recdrop.lab.trained import open_tagger
 
     options = options or TagOptions()
-    samples, trained = options.samples, open_tagger(run)
+    trained = open_tagger(run)
 
-    def tell(sentences: list[Sentence]) -> None:
-        words = [one.words for one in sentences if one.words]
-        tagged = iter(predict.tag(trained, words, samples, options.seed))
-        each = (next(tagged) if one.words else predict.Tagged((), (), ()) for one in sentences)
-        _write(map(_tagged_json if options.json_lines else _tagged_lines, each))
+    def tell(sentences: list[tuple[str, ...]]) -> None:
+        asked = predict.tag(
+            trained, [one for one in sentences if one], options.uncertainty, options.seed
+        )
+        tagged = iter(asked)
+        told = [next(tagged) if one else predict.Tagged((), (), ()) for one in sentences]
+        _write(map(_tagged_json, told) if options.json_lines else _tagged_lines(told))
 
     if options.columns:
         if file is None:
             raise BadInput("--columns needs a file")
-        sentences = read_columns(file, tagged=False)
+        sentences = [one.words for one in read_columns(file, tagged=False)]
         for first in range(0, len(sentences), _AT_A_TIME):
             tell(sentences[first : first + _AT_A_TIME])
         return 0
-    for number, lines in _lines(file):
-        tell([Sentence(tuple(line.split()), (), number + i) for i, line in enumerate(lines)])
+    for lines in _lines(file):
+        tell([tuple(line.split()) for line in lines])
     return 0
 
 
-def _tagged_lines(told: Any) -> str:
-    doubt = [told.entropy, told.information] if told.entropy else []
-    rows = zip(told.words, told.tags, *([f"{x:.4f}" for x in part] for part in doubt), strict=True)
-    return "".join("\t".join(row) + "\n" for row in rows) + "\n"
+def _tagged_lines(told: Sequence[Any]) -> Iterator[str]:
+    from recdrop.lab.conll import column_lines
+
+    columns = [[one.tags for one in told]]
+    if any(one.entropy for one in told):
+        for part in ("entropy", "information"):
+            columns.append([[f"{x:.4f}" for x in getattr(one, part)] for one in told])
+    return column_lines([one.words for one in told], *columns)
 
 
 def _tagged_json(told: Any) -> str:
@@ -145,9 +148,9 @@ def classify(
     from recdrop.lab.trained import open_classifier
 
     options = options or ClassifyOptions()
-    samples, trained = options.samples, open_classifier(run)
-    for _, lines in _lines(file):
-        classified = predict.classify(trained, lines, samples, options.seed)
+    trained = open_classifier(run)
+    for lines in _lines(file):
+        classified = predict.classify(trained, lines, options.uncertainty, options.seed)
         _write(_classified(told, as_json=options.json_lines) for told in classified)
     return 0
 
@@ -203,18 +206,10 @@ def evaluate_classifier(run: Path, data: Path) -> int:
     """Tell label scores of a file of labelled texts."""
     from recdrop.lab import predict
     from recdrop.lab.label_scores import accuracy, f1_of, labels_to_score, mean_f1
-    from recdrop.lab.labelled import read_labelled
     from recdrop.lab.trained import open_classifier
 
     trained = open_classifier(run)
-    how = trained.run.data
-    rows = read_labelled(data, how.text_column, how.label_column)
-    strange = sorted({row.label for row in rows} - set(trained.labels))
-    if strange:
-        raise BadInput(
-            f"{data} has labels that the run has not: {', '.join(strange)}; it has "
-            f"{', '.join(trained.labels)}"
-        )
+    rows = predict.labelled_for(trained, data)
     gold = [row.label for row in rows]
     found = [one.label for one in predict.classify(trained, [row.text for row in rows])]
     out, scored = console(), labels_to_score(trained.labels)
@@ -275,53 +270,46 @@ def calibrate(run: Path, /, *, options: Annotated[CalibrateOptions, Parameter(na
 # ------------------------------------------------------------------------------- lines in and out
 
 
-def _lines(file: Path | None) -> Iterator[tuple[int, list[str]]]:
-    """Lines with the number of their first: a file's some at a time, a pipe's as they come.
+def _lines(file: Path | None) -> Iterator[list[str]]:
+    """A file's lines, some at a time; a pipe's as they come.
 
     Raises:
-        BadInput: One is not UTF-8, has a NUL, or is longer than `_LONGEST`.
+        BadInput: One is not UTF-8, has a NUL, or is longer than `LONGEST`; of a pipe those before
+            it have been given.
     """
     if file is None:
         yield from _coming()
         return
-    from recdrop.lab.files import TextFile
-
-    lines: list[str] = []
-    first = 1
-    for line in TextFile.open(file).lines(_LONGEST):
-        lines.append(line)
-        if len(lines) == _AT_A_TIME:
-            yield first, lines
-            first, lines = first + len(lines), []
-    if lines:
-        yield first, lines
+    lines = TextFile.open(file).lines(LONGEST)
+    while some := list(islice(lines, _AT_A_TIME)):
+        yield some
 
 
-def _coming() -> Iterator[tuple[int, list[str]]]:
+def _coming() -> Iterator[list[str]]:
     if sys.stdin is None:  # closed by whoever started this
         raise BadInput("there is no standard input; give a file")
-    begun, first, block = b"", 1, b"\n"
+    begun, done, block = b"", 0, b"\n"
     while block:
         block = os.read(sys.stdin.fileno(), _BLOCK)
         *whole, begun = (begun + block).split(b"\n")
-        if begun and (not block or len(begun) > _LONGEST):
+        if begun and (not block or len(begun) > LONGEST):
             whole.append(begun)
         lines: list[str] = []
-        for number, line in enumerate(whole, first):
+        for number, line in enumerate(whole, done + 1):
             try:
                 lines.append(_decoded(line, number))
             except BadInput:
-                yield first, lines
+                yield lines
                 raise
-        yield first, lines
-        first += len(lines)
+        yield lines
+        done += len(lines)
 
 
 def _decoded(line: bytes, number: int) -> str:
     line = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").removesuffix(b"\r")
     try:
-        if len(line) > _LONGEST:
-            raise ValueError(f"the line is too long; expected {_LONGEST:,} bytes at most")
+        if len(line) > LONGEST:
+            raise ValueError(f"the line is too long; expected {LONGEST:,} bytes at most")
         if b"\0" in line:
             raise ValueError("NUL is not text")
         return line.decode()

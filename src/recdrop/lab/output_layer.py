@@ -61,8 +61,7 @@ class _CrossEntropySum(torch.autograd.Function):
         first = torch.empty_like if len(hidden) else torch.zeros_like
         d_weight = first(weight) if on_weight else None
         d_bias = torch.zeros_like(bias) if on_bias else None
-        several = on_weight and len(hidden) > _rows(hidden, weight)
-        more = torch.empty_like(weight) if several else None
+        more = torch.empty_like(weight) if on_weight else None
         total = hidden.new_zeros(())
         for rows, each, d_logits in _probabilities(hidden, weight, bias, targets):
             total += each.sum()

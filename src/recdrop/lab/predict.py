@@ -1,6 +1,7 @@
 """Tags and labels of new texts by trained nets, with how sure they are."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
@@ -9,13 +10,12 @@ from torch import Tensor
 import recdrop
 from recdrop.lab.conll import Entity, entities
 from recdrop.lab.errors import BadInput
+from recdrop.lab.labelled import Labelled, labels_of, read_labelled
 from recdrop.lab.tasks.ner import Sentences, TaggerNet
 from recdrop.lab.tasks.reading import words_of
-from recdrop.lab.tasks.rows import in_order, packed
+from recdrop.lab.tasks.rows import AT_A_TIME
 from recdrop.lab.tasks.sentiment import ClassifierNet, Texts
 from recdrop.lab.trained import TrainedClassifier, TrainedTagger
-
-_AT_A_TIME = 128  # rows
 
 
 class Tagged(NamedTuple):
@@ -76,11 +76,8 @@ def tag(
     rows = Sentences.of(sentences, trained.words, trained.run.model.window)
     shape = (len(rows.ids), len(trained.tags))
     probabilities, doubt = torch.zeros(shape), torch.zeros(len(rows.ids), 2)
-    for numbers in in_order(rows.lengths, _rows(samples)) if len(sentences) else ():
-        lengths = rows.lengths[numbers]
-        ids, shapes, places = rows.rows(rows.starts[numbers], lengths, trained.run.model.window)
-        places = packed(places, lengths).data
-        answer = _asked(trained.net, (ids, shapes, lengths), samples, seed)
+    for places, asked in rows.batches(trained.run.model.window, _most(samples)):
+        answer = _asked(trained.net, asked, samples, seed)
         probabilities[places] = answer.mean
         if answer.doubt is not None:
             doubt[places] = answer.doubt
@@ -110,8 +107,8 @@ def classify(
     rows = Texts.of(words_of(texts, trained.run.data), trained.words)
     names = trained.labels
     told: dict[int, Classified] = {}
-    for numbers in in_order(rows.lengths, _rows(samples)) if len(texts) else ():
-        answer = _asked(trained.net, rows.rows(numbers), samples, seed)
+    for numbers, asked in rows.batches(_most(samples)):
+        answer = _asked(trained.net, asked, samples, seed)
         for i, number in enumerate(numbers.tolist()):
             mean = answer.mean[i]
             told[number] = Classified(
@@ -123,9 +120,27 @@ def classify(
     return [told[number] for number in range(len(texts))]
 
 
-def _rows(samples: int) -> int:
+def labelled_for(trained: TrainedClassifier, path: Path) -> list[Labelled]:
+    """Labelled texts that a classifier can be measured on.
+
+    Raises:
+        BadInput: They are refused, or have labels that it has not.
+        StorageFailed: The system refused to read.
+    """
+    how = trained.run.data
+    rows = read_labelled(path, how.text_column, how.label_column)
+    strange = sorted(set(labels_of(rows)) - set(trained.labels))
+    if strange:
+        raise BadInput(
+            f"{path} has labels that the run has not: {', '.join(strange)}; it has "
+            f"{', '.join(trained.labels)}"
+        )
+    return rows
+
+
+def _most(samples: int) -> int:
     """Rows at a time: masks are each row's own, so one alone has the same whoever is beside it."""
-    return 1 if samples else _AT_A_TIME
+    return 1 if samples else AT_A_TIME
 
 
 def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recdrop.lab.config import Run, Scale
 from recdrop.lab.errors import BadInput, StorageFailed
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
@@ -54,14 +56,21 @@ class RunReport:
         return self.failure.kind if self.failure else "unfinished"
 
     @property
-    def epoch_updates(self) -> int | None:
-        """Updates of an epoch, from the first look, which ends one; None before any."""
-        looks = (row for row in self.rows if row.split != "train")
-        return next((row.update // row.epoch for row in looks), None)
+    def looks(self) -> list[Row]:
+        """Rows of looks, each of which ends an epoch; those of stages may differ in updates."""
+        return [row for row in self.rows if row.split != "train"]
 
     def epoch_of(self, look: int | None) -> int | None:
         """The epoch that the look after so many updates ended; None if there was none."""
-        return next((r.epoch for r in self.rows if r.split != "train" and r.update == look), None)
+        return next((row.epoch for row in self.looks if row.update == look), None)
+
+    def epochs(self, rows: Sequence[Row]) -> list[float]:
+        """Epochs that were over, in parts, at rows of a run that has looked at least once."""
+        ends = [(0, 0), *((row.update, row.epoch) for row in self.looks)]
+        last = ends[-1][0] - ends[-2][0], ends[-1][1] - ends[-2][1]
+        ends.append((ends[-1][0] + last[0], ends[-1][1] + last[1]))  # the epoch under way
+        updates, epochs = zip(*ends, strict=True)
+        return np.interp([row.update for row in rows], updates, epochs).tolist()
 
     def updates_to(self, score: float) -> int | None:
         """Updates until a row of training metrics reached a score; None if none did."""

@@ -21,7 +21,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from recdrop.lab.records import Failure, Progress, Result, Row
 from recdrop.lab.settings import differences, faults
 from recdrop.lab.storage import locked, storage, write_whole
 from recdrop.lab.tasks import Prepared, prepare
+from recdrop.lab.tasks.task import Stopping, never
 from recdrop.lab.train import train
 from recdrop.lab.world import World
 
@@ -47,6 +48,9 @@ SAVE_EVERY = 60.0  # seconds: so much is lost at most
 
 class Watcher:
     """Hears how a run goes; this one does nothing."""
+
+    def read(self, notes: Sequence[str]) -> None:
+        """The data are read, and this is to be told of them."""
 
     def prepared(self, run: Run, steps: int, progress: Progress) -> None:
         """Training starts or goes on; an epoch has ``steps`` updates."""
@@ -68,7 +72,7 @@ def run_cell(
     *,
     files: Mapping[str, Path] = MappingProxyType({}),
     watcher: Watcher | None = None,
-    stopping: Callable[[], bool] = lambda: False,
+    stopping: Stopping = never,
     save_every: float = SAVE_EVERY,
 ) -> Result:
     """Train a run into its folder: from the start, or on from where it stopped.
@@ -79,7 +83,7 @@ def run_cell(
         data: Where its texts are, for tasks that read any.
         files: What else it reads; see `recdrop.lab.tasks.prepare`.
         watcher: Hears how it goes.
-        stopping: Asked after each update; True saves and raises `recdrop.lab.train.Interrupted`.
+        stopping: See `recdrop.lab.train.train`; True saves and raises its `Interrupted`.
         save_every: Seconds between two checkpoints; there is one more at every new best.
 
     Returns:
@@ -105,6 +109,7 @@ def run_cell(
             start = folder.resumed()
         if world.size > 1:
             start = _shared(start, directory, world)
+        watcher.read(prepared.notes)
         progress = start.progress if start else Progress(lr=run.optim.lr)
         watcher.prepared(run, prepared.task.steps, progress)
         begun = time.monotonic() - progress.seconds
@@ -128,7 +133,6 @@ class _Folder:
     def __init__(self, directory: Path, watcher: Watcher, save_every: float) -> None:
         self.directory, self.watcher, self.save_every = directory, watcher, save_every
         self.metrics = directory / "metrics.jsonl"
-        self._vectors = directory / "vectors.safetensors"
         self.saved = time.monotonic()
 
     def describe(self, run: Run, prepared: Prepared) -> None:
@@ -141,10 +145,11 @@ class _Folder:
         if prepared.vocabulary is not None:
             self._same("vocabulary.json", prepared.vocabulary, begun=begun)
         if prepared.vectors is not None:
-            with storage(self._vectors):
-                there = self._vectors.read_bytes() if self._vectors.is_file() else None
+            path = self.directory / "vectors.safetensors"
+            with storage(path):
+                there = path.read_bytes() if path.is_file() else None
             if there != prepared.vectors:
-                write_whole(self._vectors, prepared.vectors)
+                write_whole(path, prepared.vectors)
         if not begun:
             self.write("config.json", run)
         write_whole(self.directory / "env.json", json.dumps(environment(), indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class _Shown(Watcher):
         self.run, self.ledger, self.display, self.out = run, ledger, display, out
         self.shown = 0.0
         self.begun = False
+
+    def read(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            say(self.out, note)
 
     def prepared(self, run: Run, steps: int, progress: Progress) -> None:
         self.begun = True

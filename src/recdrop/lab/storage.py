@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -32,31 +32,37 @@ def storage(path: Path, needed: int | None = None) -> Iterator[None]:
         raise StorageFailed(f"{error.filename or path}: {reason}{room}") from error
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview]) -> None:
     """Write a file so that after any kill it is the old one or the new one.
 
     Temporary file beside it, fsync, rename, fsync of the folder.
 
     Args:
         path: Where; its folder exists.
-        content: Text is written as UTF-8.
+        content: Text, written as UTF-8, or bytes, in one or several pieces.
 
     Raises:
         StorageFailed: The system refused.
     """
     temporary = path.with_name(path.name + ".tmp")
     data = content.encode() if isinstance(content, str) else content
-    with storage(path, needed=len(data)):
+    parts = [data] if isinstance(data, bytes) else data
+    with storage(path, needed=sum(map(len, parts))):
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
+            write_through(temporary, parts)
+            os.replace(temporary, path)
+        except BaseException:  # Ctrl-C too: nothing half written stays
             temporary.unlink(missing_ok=True)
             raise
-        os.replace(temporary, path)
         flush_folder(path.parent)
+
+
+def write_through(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file that is on the disk for good when this returns."""
+    with path.open("wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def flush_folder(folder: Path) -> None:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from recdrop.lab.errors import BadInput, StorageFailed
-from recdrop.lab.storage import flush_folder, storage
+from recdrop.lab.storage import storage, write_whole
 from recdrop.lab.vector_formats import read_rows
 from recdrop.lab.vocabulary import UNKNOWN, shown
 
@@ -213,7 +213,7 @@ def save_vectors(path: Path, vectors: Vectors) -> None:
     Raises:
         StorageFailed: The system refused.
     """
-    _write(path, vectors, "")
+    write_whole(path, _parts(vectors, ""))
 
 
 def _parts(vectors: Vectors, source: str) -> list[bytes | memoryview]:
@@ -285,23 +285,6 @@ def _read_own(path: Path, sha256: str | None) -> Vectors:
     return vectors
 
 
-def _write(path: Path, vectors: Vectors, source: str) -> None:
-    """As `recdrop.lab.storage.write_whole`, without a copy of the content in memory."""
-    temporary = path.with_name(path.name + ".tmp")
-    parts = _parts(vectors, source)
-    with storage(path, needed=sum(map(len, parts))):
-        try:
-            with temporary.open("wb") as file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:  # Ctrl-C too: nothing half written stays
-            temporary.unlink(missing_ok=True)
-            raise
-        flush_folder(path.parent)
-
-
 # -------------------------------------------------------------------------------------- the cache
 
 
@@ -337,7 +320,7 @@ def load_vectors(path: Path, cache_folder: Path | None = None) -> Vectors:
     vectors = read_vectors(path)
     with suppress(StorageFailed, OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)
-        _write(cached, vectors, vectors.sha256)
+        write_whole(cached, _parts(vectors, vectors.sha256))
     return vectors
 
 

@@ -8,7 +8,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recdrop.lab.config import LabelledData, TaggedData, TextData
 from recdrop.lab.errors import BadInput
-from recdrop.lab.vectors import load_vectors
+from recdrop.lab.vectors import coverage, embedding_for, load_vectors
 from recdrop.lab.vocabulary import UNKNOWN, Vocabulary
 
 
@@ -28,12 +28,13 @@ class Words(NamedTuple):
     Attributes:
         vocabulary: V words, ``<unk>`` last.
         vectors: float32 [V, D]; None where they are learned.
-        source: Name and SHA-256 of the file of vectors, ready for JSON.
+        source: Name and SHA-256 of the file of vectors and what it covers of the training texts,
+            ready for JSON.
     """
 
     vocabulary: Vocabulary
     vectors: Tensor | None = None
-    source: dict[str, str | int] | None = None
+    source: dict[str, str | float] | None = None
 
     @property
     def stored(self) -> bytes | None:
@@ -45,10 +46,6 @@ class Words(NamedTuple):
         known = self.vocabulary.ids
         unknown = known[UNKNOWN]
         return [known.get(word, known.get(word.lower(), unknown)) for word in words]
-
-    def known(self, ids: Tensor) -> float:
-        """Share of words that are not ``<unk>``."""
-        return (ids != self.vocabulary.ids[UNKNOWN]).double().mean().item()
 
 
 def read_words(
@@ -74,20 +71,19 @@ def read_words(
         limits = TextData(min_count=data.min_count)
         return Words(Vocabulary.of_counts(list(counts), list(counts.values()), "words", limits))
     vectors = load_vectors(path)
-    seen = dict.fromkeys([*train, *others])
-    wanted = dict.fromkeys(
-        form for word in seen for form in (word, word.lower()) if form in vectors.rows
-    )
-    if not any(word in wanted or word.lower() in wanted for word in train):
+    found = coverage(train, vectors)
+    if not found.known_types:
         raise BadInput(
             f"{path}: no word of the training text has a vector in it; is it of the same language?"
         )
+    forms = (form for word in chain(train, others) for form in (word, word.lower()))
+    wanted = dict.fromkeys(form for form in forms if form in vectors.rows)
     wanted |= dict.fromkeys(islice(vectors.rows, data.more_vectors))
     wanted.pop(UNKNOWN, None)
-    rows = vectors.values[[vectors.rows[word] for word in wanted]]
-    table = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-    source = {"name": path.name, "sha256": vectors.sha256, "words": len(vectors.rows)}
-    return Words(Vocabulary((*wanted, UNKNOWN)), table, source)
+    symbols = (*wanted, UNKNOWN)
+    source = {"name": path.name, "sha256": vectors.sha256, "words": len(vectors)}
+    source |= {"known_tokens": found.token_share, "known_types": found.type_share}
+    return Words(Vocabulary(symbols), embedding_for(symbols, vectors).values, source)
 
 
 class WordTable(nn.Module):

@@ -6,17 +6,14 @@ as in `recdrop.lab.paper.grid`.
 
 from recdrop.lab.config import (
     Classifier,
-    ExponentialDecay,
     LabelledData,
-    RmsProp,
     Scale,
     Schedule,
     SentimentRun,
 )
 from recdrop.lab.paper import word_nets
 from recdrop.lab.paper.grid import Table, stopped
-from recdrop.lab.paper.table4 import EPS
-from recdrop.lab.paper.word_nets import Cell
+from recdrop.lab.paper.word_nets import Cell, rmsprop
 
 _MEASURES = {
     "valid": "Twitter13",
@@ -78,13 +75,7 @@ def run(cell: Cell, scale: Scale, seed: int = 0, *, max_epochs: int | None = Non
             dropout_in=0.2,  # P, as in Table 4
             dropout_out=0.5,  # P, as in Table 4
         ),
-        optim=RmsProp(
-            lr=0.001,  # P
-            rho=0.9,  # P
-            eps=EPS,
-            clip_norm=10.0,  # ours, as in Table 2
-            decay=ExponentialDecay(factor=0.99),  # P, after every epoch
-        ),
+        optim=rmsprop(0.001),  # P
         schedule=Schedule(epochs=26, keep="best", log_every=100),  # ours: 1 and at most 25
         seed=seed,
     )

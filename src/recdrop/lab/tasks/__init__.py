@@ -1,6 +1,6 @@
 """The tasks of the lab: nets, data and scores behind one interface (`task.Task`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,14 @@ class Prepared(NamedTuple):
         sources: Names, SHA-256 and sizes of the files that were read, ready for JSON.
         vocabulary: Text of a ``vocabulary.json``, where the task has one.
         vectors: Content of a ``vectors.safetensors``, where its words have given ones.
+        notes: What there is to tell of the data, a line each.
     """
 
     task: Task
     sources: dict[str, Any]
     vocabulary: str | None = None
     vectors: bytes | None = None
+    notes: Sequence[str] = ()
 
 
 def prepare(run: Run, data: Path | None, files: Mapping[str, Path], world: World) -> Prepared:

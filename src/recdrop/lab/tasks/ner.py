@@ -14,12 +14,11 @@ from torch.nn.utils.rnn import PackedSequence
 from recdrop.lab.config import NerRun, Tagger
 from recdrop.lab.conll import Scores, Sentence, score
 from recdrop.lab.tasks.net import deterministic, recurrent_layers, uniform_start
-from recdrop.lab.tasks.rows import batches_of, dropped, in_order, nothing, packed
+from recdrop.lab.tasks.rows import AT_A_TIME, batches_of, in_order, nothing, packed
 from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
 from recdrop.lab.words import Words, WordTable
 
 SHAPES = ("small", "Capitalised", "CAPITALS", "mIxed", "with a digit")
-_EVALUATED = 128  # sentences at a time
 
 
 def shape_of(word: str) -> int:
@@ -64,13 +63,13 @@ class TaggerNet(nn.Module):
 
     def forward(self, ids: Tensor, shapes: Tensor, lengths: Tensor) -> PackedSequence:
         """Logits of every tag; see the class."""
-        seen = self.table(ids)
+        rows = packed(ids, lengths)
+        seen = self.table(rows.data)
         if self.capitals:  # beyond a sentence's ends there is no shape at all
-            written = functional.one_hot(shapes, len(SHAPES) + 1)[..., : len(SHAPES)]
-            seen = torch.cat([seen, written.to(seen.dtype)], dim=-1)
-        hidden, _ = self.rnn(dropped(self.dropout_in, packed(seen.flatten(2), lengths)))
-        hidden = dropped(self.dropout_out, hidden)
-        return hidden._replace(data=self.output(hidden.data))
+            written = functional.one_hot(packed(shapes, lengths).data, len(SHAPES) + 1)
+            seen = torch.cat([seen, written[..., : len(SHAPES)].to(seen.dtype)], dim=-1)
+        hidden, _ = self.rnn(rows._replace(data=self.dropout_in(seen.flatten(1))))
+        return hidden._replace(data=self.output(self.dropout_out(hidden.data)))
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +83,7 @@ class Sentences(NamedTuple):
     Attributes:
         ids: int64 [N].
         shapes: int64 [N], see `shape_of`.
-        tags: int64 [N]; empty where there are none.
+        tags: int64 [N], -1 where it is not known; empty where there are none.
         starts: int64 [S], where each sentence begins.
         lengths: int64 [S].
     """
@@ -116,7 +115,7 @@ class Sentences(NamedTuple):
         border = window // 2
         ids: list[int] = [len(words.vocabulary)] * border
         shapes: list[int] = [len(SHAPES)] * border
-        told: list[int] = [-1] * border
+        told: list[int] = [] if tags is None else [-1] * border
         place = {tag: i for i, tag in enumerate(known_tags)}
         starts = []
         for number, text in enumerate(texts):
@@ -134,6 +133,19 @@ class Sentences(NamedTuple):
         """Values [N, ...] of every place, sentence by sentence."""
         spans = zip(self.starts.tolist(), self.lengths.tolist(), strict=True)
         return [values[start : start + length] for start, length in spans]
+
+    def batches(
+        self, window: int, most: int
+    ) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
+        """All sentences, ``most`` at a time, for evaluation.
+
+        Yields:
+            The places [N] of their words, as packed rows have them, and a net's arguments.
+        """
+        for numbers in in_order(self.lengths, most):
+            lengths = self.lengths[numbers]
+            ids, shapes, places = self.rows(self.starts[numbers], lengths, window)
+            yield packed(places, lengths).data, (ids, shapes, lengths)
 
     def rows(self, starts: Tensor, lengths: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids and shapes of the windows of some stretches, [B, T, window], and their places [B, T].
@@ -293,11 +305,9 @@ def tag_logits(
     Raises:
         Abandoned: ``stopping`` said so.
     """
-    for numbers in in_order(sentences.lengths, _EVALUATED):
+    for places, (ids, shapes, lengths) in sentences.batches(net.window, AT_A_TIME):
         if stopping():
             raise Abandoned
-        lengths = sentences.lengths[numbers]
-        ids, shapes, places = sentences.rows(sentences.starts[numbers], lengths, net.window)
         with deterministic(net):
             logits = net(ids.to(net.device), shapes.to(net.device), lengths).data
-        yield packed(places, lengths).data, logits
+        yield places, logits

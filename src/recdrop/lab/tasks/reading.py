@@ -6,7 +6,6 @@ Tagged sentences come from a folder with one file for each of the three, whose n
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recdrop.lab.config import LabelledData, NerRun, SentimentRun
-from recdrop.lab.conll import Sentence, converted, read_columns
+from recdrop.lab.conll import Sentence, converted, misplaced, read_columns, recognised
 from recdrop.lab.errors import BadInput
 from recdrop.lab.labelled import Labelled, labels_to_train, read_labelled, read_splits
 from recdrop.lab.storage import storage
@@ -24,20 +23,21 @@ from recdrop.lab.tweets import tokenise, without_emoticons
 from recdrop.lab.words import Words, read_words
 from recdrop.lab.world import World
 
-_PARTS = {"train": "train", "valid": "valid|dev|testa", "test": "test"}
+_PARTS = {"train": ("train",), "valid": ("valid", "dev", "testa"), "test": ("test",)}
 
-_Read = tuple[Any, dict[str, Any], str, bytes | None]
+_Read = tuple[Any, dict[str, Any], str, bytes | None, list[str]]
 
 
 def prepare_ner(run: NerRun, data: Path, vectors: Path | None, world: World) -> _Read:
-    """Task, sources, vocabulary and vectors of a tagger; see `recdrop.lab.tasks.Prepared`.
+    """What `recdrop.lab.tasks.Prepared` has, of a tagger.
 
     Raises:
         BadInput: A file is missing, refused, or without tags.
         StorageFailed: The system refused to read.
     """
-    sources, sets = {}, {}
+    sources, sets, notes = {}, {}, []
     for name, (path, sentences) in _tagged(data, run.data.column).items():
+        notes.append(_scheme_note(name, path, sentences))
         sets[name] = [
             one._replace(tags=tuple(converted(one.tags, run.data.scheme))) for one in sentences
         ]
@@ -50,8 +50,15 @@ def prepare_ner(run: NerRun, data: Path, vectors: Path | None, world: World) -> 
     )
     tags = sorted({tag for one in sets["train"] for tag in one.tags} | {"O"})
     task = NerTask(run, sets, words, tags, world.rank, world.size)
-    sources |= _of_words(words) | {"tags": tags}
-    return task, sources, words.vocabulary.to_json(), words.stored
+    return _read(task, sources | {"tags": tags}, words, notes)
+
+
+def _scheme_note(name: str, path: Path, sentences: list[Sentence]) -> str:
+    """Which scheme the tags are in, and where they are not."""
+    scheme = recognised(sentences)
+    wrong = misplaced(sentences, scheme)
+    where = f"; {len(wrong)} out of place, the first in line {wrong[0]}" if wrong else ""
+    return f"{name}: {path.name}, {len(sentences):,} sentences, tags in {scheme}{where}"
 
 
 def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
@@ -70,18 +77,18 @@ def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
         return {name: (path, sentences[cut]) for name, cut in cuts.items()}
     with storage(path):
         names = sorted(one.name for one in path.iterdir() if one.is_file())
-    found = {}
-    for part, pattern in _PARTS.items():
-        mine = [n for n in names if re.search(pattern, n, re.I)]
-        if part == "test":
-            mine = [n for n in mine if not re.search("testa", n, re.I)]
+    found: dict[str, tuple[Path, list[Sentence]]] = {}
+    taken: set[str] = set()
+    for part, words in _PARTS.items():
+        mine = [n for n in names if n not in taken and any(word in n.lower() for word in words)]
         if len(mine) != 1:
-            which = ", ".join(mine) or "none"
             raise BadInput(
-                f"{path}: expected one file whose name has {pattern.replace('|', ' or ')}, "
-                f"found {which}; its files are {', '.join(names) or 'none'}. CoNLL-2003 is to be "
-                "had from the shared task's page and, for its texts, from NIST (Reuters RCV1)"
+                f"{path}: expected one file whose name has {' or '.join(words)}, found "
+                f"{', '.join(mine) or 'none'}; its files are {', '.join(names) or 'none'}. "
+                "CoNLL-2003 is to be had from the shared task's page and, for its texts, from NIST "
+                "(Reuters RCV1)"
             )
+        taken.update(mine)
         found[part] = (path / mine[0], read_columns(path / mine[0], column))
     return found
 
@@ -92,7 +99,7 @@ def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
 def prepare_sentiment(
     run: SentimentRun, data: Path, vectors: Path | None, pretrain: Path | None, world: World
 ) -> _Read:
-    """Task, sources, vocabulary and vectors of a classifier; see `recdrop.lab.tasks.Prepared`.
+    """What `recdrop.lab.tasks.Prepared` has, of a classifier.
 
     Raises:
         BadInput: A file is missing or refused, or a label is unknown.
@@ -124,7 +131,7 @@ def prepare_sentiment(
     held_out = [texts[name] for name in texts if name != "train"]
     others = chain.from_iterable(chain.from_iterable(held_out))
     words = read_words(counts, others, how, vectors)
-    sources |= _of_words(words) | {"labels": labels}
+    sources["labels"] = labels
     numbered = {name: _numbered(texts[name], words, sets[name], labels) for name in sets}
     stages = [Stage(labels, numbered.pop("train"), numbered.pop("valid"))]
     if weak is not None:
@@ -134,7 +141,8 @@ def prepare_sentiment(
         )
         stages.insert(0, Stage(weak.labels, *parts))
     task = SentimentTask(run, stages, numbered, words, world.rank, world.size)
-    return task, sources, words.vocabulary.to_json(), words.stored
+    notes = [f"{name}: {len(rows):,} texts" for name, rows in sets.items()]
+    return _read(task, sources, words, notes)
 
 
 class _Weak:
@@ -209,13 +217,18 @@ def _told(rows: Sequence[Labelled]) -> dict[str, str | int]:
 # ------------------------------------------------------------------------------------------ shared
 
 
-def _of_words(words: Words) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "vocabulary": {"sha256": words.vocabulary.sha256, "symbols": len(words.vocabulary)}
-    }
-    if words.source is not None and words.stored is not None:
-        told["vectors"] = words.source | {"stored_sha256": hashlib.sha256(words.stored).hexdigest()}
-    return told
+def _read(task: Any, sources: dict[str, Any], words: Words, notes: list[str]) -> _Read:
+    """All that was read, with the words' own sources and notes."""
+    known, stored = words.vocabulary, words.stored
+    sources["vocabulary"] = {"sha256": known.sha256, "symbols": len(known)}
+    if words.source is not None and stored is not None:
+        sources["vectors"] = words.source | {"stored_sha256": hashlib.sha256(stored).hexdigest()}
+        tokens, types = (float(words.source[f"known_{what}"]) for what in ("tokens", "types"))
+        notes.append(
+            f"vectors: {words.source['name']}, of {tokens:.1%} of the training words, {types:.1%} "
+            "of the different ones"
+        )
+    return task, sources, known.to_json(), stored, notes
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from recdrop.lab.tasks.task import Part
 
+AT_A_TIME = 128  # rows that are evaluated together
 _POOL = 50  # batches whose rows are sorted by length together
 _STEPS = 1 << 17  # of an evaluated batch, padding included, unless one row has more
 
@@ -50,8 +51,3 @@ def in_order(lengths: Tensor, batch: int) -> Sequence[Tensor]:
 def packed(values: Tensor, lengths: Tensor) -> PackedSequence:
     """[B, T, ...] and int64 [B] as torch's packed rows."""
     return pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
-
-
-def dropped(dropout: nn.Module, rows: PackedSequence) -> PackedSequence:
-    """Forward dropout of packed rows."""
-    return rows._replace(data=dropout(rows.data))

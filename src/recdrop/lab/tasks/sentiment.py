@@ -13,11 +13,9 @@ from torch.nn import functional
 from recdrop.lab.config import Classifier, SentimentRun
 from recdrop.lab.label_scores import accuracy, labels_to_score, mean_f1
 from recdrop.lab.tasks.net import deterministic, recurrent_layers, uniform_start
-from recdrop.lab.tasks.rows import batches_of, dropped, in_order, nothing, packed
+from recdrop.lab.tasks.rows import AT_A_TIME, batches_of, in_order, nothing, packed
 from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
 from recdrop.lab.words import Words, WordTable
-
-_EVALUATED = 256  # texts at a time
 
 
 class ClassifierNet(nn.Module):
@@ -62,8 +60,8 @@ class ClassifierNet(nn.Module):
 
     def forward(self, ids: Tensor, lengths: Tensor, *, weak: bool = False) -> Tensor:
         """Logits, of the weak labels if told; see the class."""
-        rows = dropped(self.dropout_in, packed(self.table(ids), lengths))
-        _, last = self.rnn(rows)
+        rows = packed(ids, lengths)
+        _, last = self.rnn(rows._replace(data=self.dropout_in(self.table(rows.data))))
         h = last[0] if isinstance(last, tuple) else last  # [layers * directions, B, H]
         ends = h[-2:] if self.rnn.bidirectional else h[-1:]
         output = self.weak_output if weak else self.output
@@ -104,15 +102,18 @@ class Texts(NamedTuple):
         rows = [words.ids(text or [""]) for text in texts]
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         place = {label: i for i, label in enumerate(known_labels)}
-        told = (
-            [place.get(label, -1) for label in labels] if labels is not None else [-1] * len(rows)
-        )
+        told = [-1] * len(rows) if labels is None else [place.get(one, -1) for one in labels]
         return cls(
             torch.tensor([i for row in rows for i in row], dtype=torch.int64),
             lengths.cumsum(0) - lengths,
             lengths,
             torch.tensor(told, dtype=torch.int64),
         )
+
+    def batches(self, most: int) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """All texts, ``most`` at a time, for evaluation: their numbers, a net's arguments."""
+        for numbers in in_order(self.lengths, most):
+            yield numbers, self.rows(numbers)
 
     def rows(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Ids [B, T] and lengths [B] of some texts; behind an end its last word is repeated."""
@@ -176,7 +177,7 @@ class SentimentTask:
 
     def begin(self, epoch: int) -> None:
         """Put the texts of the stage in this epoch's order."""
-        self._weak = any(epoch < first for first in self.stages)
+        self._weak = len(self._all) > 1 and epoch < self.stages[0]
         self._stage = self._all[0 if self._weak else -1]
         self.net.output.requires_grad_(not self._weak)  # what waits takes no steps of the optimiser
         if self.net.weak_output is not None:
@@ -246,10 +247,9 @@ def label_logits(
     Raises:
         Abandoned: ``stopping`` said so.
     """
-    for numbers in in_order(texts.lengths, _EVALUATED):
+    for numbers, (ids, lengths) in texts.batches(AT_A_TIME):
         if stopping():
             raise Abandoned
-        ids, lengths = texts.rows(numbers)
         with deterministic(net):
             logits = net(ids.to(net.device), lengths, weak=weak)
         yield numbers, logits
