@@ -5,7 +5,9 @@ import json
 import torch
 
 from recdrop.lab.cli import main
+from recdrop.lab.figures import _of_epochs
 from recdrop.lab.paper import table5
+from recdrop.lab.report import gather
 from recdrop.lab.tasks.reading import SEMEVAL
 from recdrop.lab.vectors import save_vectors, sealed
 from tests.lab.test_ner import OTHERS, PLACES
@@ -73,6 +75,13 @@ def test_table_5_has_all_six_sets(tmp_path):
     told = (out / "report.md").read_text()
     assert "recurrent dropout improves LSTM and GRU on every set" in told
     assert "| 69.11% |" in told
+    drawn = (out / "pictures" / "table5-paper-1-bars.svg").read_text()
+    assert "All cells: Twitter15" in drawn
+    assert all(text in drawn for text in ("57.84%", "61.35%"))  # its numbers in the paper
+    (table,) = gather(out).tables
+    for cell in table.cells:
+        for one in cell.runs:  # weak labels are another set, and no part of the curves
+            assert [at for at, _ in _of_epochs(table, one)] == [2, 3]
 
 
 def test_a_folder_without_some_of_semevals_files_is_refused(tmp_path, capsys):

@@ -4,6 +4,7 @@ The same runs give the same SVG, byte for byte. Each picture is as wide as a pho
 may set several side by side or one below the other.
 """
 
+import statistics
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -135,7 +136,8 @@ def _curves(table: TableReport, block: str, cells: Sequence[CellReport]) -> Figu
     accuracy = table.table.score == "accuracy"
     for cell in cells:
         for one in cell.runs:
-            _curve(axes, cell, one, _of_accuracy(one) if accuracy else _of_epochs(one))
+            points = _of_accuracy(one) if accuracy else _of_epochs(table, one)
+            _curve(axes, cell, one, points)
     if accuracy:
         _accuracy(axes)
         axes.set(xlabel="updates (logarithmic)", ylabel="training accuracy, masks on")
@@ -172,17 +174,19 @@ def _of_accuracy(one: RunReport) -> list[tuple[float, float]]:
     return [(row.update, row.score) for row in one.rows if row.split == "train"]
 
 
-def _of_epochs(one: RunReport) -> list[tuple[float, float]]:
-    return [(row.epoch, row.score) for row in one.looks]
+def _of_epochs(table: TableReport, one: RunReport) -> list[tuple[float, float]]:
+    return [(row.epoch, row.score) for row in one.looks if row.epoch > table.table.pretraining]
 
 
 def _zoom(axes: Axes, table: TableReport, cells: Sequence[CellReport]) -> None:
     """Leave out the steep first epochs: what is compared happens near the best scores."""
-    scores = [[row.score for row in one.looks] for cell in cells for one in cell.runs]
+    runs = [one for cell in cells for one in cell.runs]
+    scores = [[score for _, score in _of_epochs(table, one)] for one in runs]
     if table.table.higher_is_better:
         best = [max(of_one) for of_one in scores if of_one]
         if best:
-            room = max(0.05, 1.5 * (max(best) - min(best)))
+            below = [max(of_one) - statistics.median(of_one) for of_one in scores if of_one]
+            room = max(0.05, 1.5 * (max(best) - min(best)), 2 * max(below))
             axes.set_ylim(max(best) - room, max(best) + 0.1 * room)
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         return
@@ -231,7 +235,8 @@ def _legend(cells: Sequence[CellReport]) -> list[Line2D]:
 
 def _bars(table: TableReport, block: str, cells: Sequence[CellReport]) -> Figure:
     """Measured above printed, a pair for each cell, under its scheme's heading."""
-    measure = list(table.table.measures)[-1]
+    measure = table.table.pictured or list(table.table.measures)[-1]
+    heading = table.table.measures[measure] if table.table.pictured else measure
     schemes: list[Scheme] = list(dict.fromkeys(cell.cell.scheme for cell in cells))
     figure, axes = sheet(1.25 + 0.36 * len(cells) + 0.26 * len(schemes))
     axes.grid(axis="x")
@@ -250,12 +255,12 @@ def _bars(table: TableReport, block: str, cells: Sequence[CellReport]) -> Figure
     axes.set_yticks(ticks, labels, fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.14 * max(ends) or 1)
-    axes.set_xlabel(f"{measure} {table.table.score}")
+    axes.set_xlabel(f"{heading} {table.table.score}")
     if table.table.higher_is_better:
         axes.set_xlim(0, 1.14)
         axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    _title(axes, table, f"{_of_block(block)}: {measure}")
+    _title(axes, table, f"{_of_block(block)}: {heading}")
     handles = [
         Patch(facecolor=COLOURS["none"], label="measured"),
         Patch(facecolor="none", edgecolor=INK, linewidth=0.8, label="printed in the paper"),

@@ -5,9 +5,9 @@ largest matrix: 45 MB for 1,120 predictions. Here a chunk of rows at a time beco
 probabilities, which become the gradient of the logits in their place, and all gradients are ready
 when the loss is. The products are `recdrop.functional.product`.
 
-Measured (1,120 rows, 256 units, 10,000 words, forward and backward; AMD Zen 5, one thread): 98 ms,
-against 179 ms of `torch.nn.functional.linear_cross_entropy` in its fastest chunks and 241 ms of a
-plain linear layer and cross entropy; with 3,200 rows, 1,024 units, 50 characters 8, 12 and 12 ms.
+Measured (1,120 rows, 256 units, 10,000 words, forward and backward; AMD Zen 5, one thread): 95 ms,
+against 166 ms of `torch.nn.functional.linear_cross_entropy` in its fastest chunks and 211 ms of a
+plain linear layer and cross entropy; with 3,200 rows, 1,024 units, 50 characters 8, 11 and 11 ms.
 """
 
 from collections.abc import Iterator

@@ -94,6 +94,8 @@ class Table(Generic[CellT]):
         printed: The paper's own numbers of a cell by measure, letter by letter; may be empty.
         run: A cell as a run: the protocol that stored runs are held against.
         scales: What a reader must know of each scale that is not the paper's.
+        pictured: The measure that the bars show; None: the last one.
+        pretraining: First epochs, whose looks are at another set and no part of the curves.
         notes: How to read it.
     """
 
@@ -105,6 +107,8 @@ class Table(Generic[CellT]):
     printed: Callable[[CellT], Mapping[str, str]]
     run: Callable[[CellT, Scale], Run]
     scales: Mapping[Scale, str]
+    pictured: str | None = None
+    pretraining: int = 0
     notes: tuple[str, ...] = ()
 
     def told(self, value: float) -> str:
