@@ -20,7 +20,6 @@ from recdrop.lab.conll import (
     entities,
     misplaced,
     read_columns,
-    read_sentences,
     recognised,
     score,
     tags_of,
@@ -132,34 +131,6 @@ def test_one_column_has_no_tags_to_ask_for(tmp_path):
 
 def test_a_missing_file(tmp_path):
     refused("nowhere: no such file", read_columns, tmp_path / "nowhere")
-    refused("no such file", read_sentences, tmp_path)
-
-
-# -------------------------------------------------------------------------------------- plain text
-
-
-@pytest.mark.parametrize("block", [1, 3, 1 << 20])
-def test_plain_text(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(files, "_BLOCK", block)
-    path = written(tmp_path / "a.txt", "\ufeff\r\n a\tb\u00a0c \n\n -DOCSTART- é O")
-    assert read_sentences(path) == [
-        Sentence(("a", "b", "c"), (), 2),
-        Sentence(("-DOCSTART-", "é", "O"), (), 4),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b"", "a.txt: the file is empty"),
-        (b" \n\t\n", "a.txt: the file is empty or all blank"),
-        (b"a\nb\0", "a.txt:2: byte 2 of the line: NUL"),
-        (b"a\n\nb \xff", "a.txt:3: byte 3 of the line: not UTF-8"),
-        (b"a\n" + b"b " * 50_001, "a.txt:2: byte 100001 of the line: .*too long, 100,002 bytes"),
-    ],
-)
-def test_plain_text_that_is_refused(tmp_path, content, told):
-    refused(told, read_sentences, written(tmp_path / "a.txt", content))
 
 
 # ----------------------------------------------------------------------------------------- writing
@@ -387,14 +358,13 @@ def as_iobes(tags):
 # --------------------------------------------------------------------------------- size and time
 
 
-@pytest.mark.parametrize("read", [read_columns, read_sentences])
 @pytest.mark.parametrize(
     "line", ["x" * 10**7, "ab " * 3_333_333, "\t" * 10**7, "\U0001f600" * 2_500_000]
 )
-def test_a_line_of_ten_megabytes_is_refused_at_once(tmp_path, read, line):
+def test_a_line_of_ten_megabytes_is_refused_at_once(tmp_path, line):
     path = written(tmp_path / "long", f"a O\n{line}\n")
     start = time.process_time()
-    _, peak = peak_of(refused, "long:2: byte 100001 .* too long", read, path)
+    _, peak = peak_of(refused, "long:2: byte 100001 .* too long", read_columns, path)
     assert time.process_time() - start < 2
     assert peak < 2 * path.stat().st_size
 
@@ -405,18 +375,16 @@ def test_a_line_of_the_longest_length(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "read"),
+    "content",
     [
-        ("word NN I-NP O\nother JJ I-NP I-LOC\n\n" * 20_000, read_columns),
-        ("the cat sat on the mat\n" * 20_000, read_sentences),
-        (("a " * 49_999 + "\n") * 10, read_sentences),
-        (("a" * 49_999 + "\t" * 49_999 + "O\n") * 10, read_columns),
+        "word NN I-NP O\nother JJ I-NP I-LOC\n\n" * 20_000,
+        ("a" * 49_999 + "\t" * 49_999 + "O\n") * 10,
     ],
-    ids=["corpus", "text", "long sentences", "many columns"],
+    ids=["corpus", "many columns"],
 )
-def test_memory_is_three_times_the_file_and_what_is_read(tmp_path, content, read):
+def test_memory_is_three_times_the_file_and_what_is_read(tmp_path, content):
     path = written(tmp_path / "large", content)
-    held, peak = peak_of(read, path)
+    held, peak = peak_of(read_columns, path)
     # Beyond that a fixed part: the columns of one line.
     assert peak - held < 3 * path.stat().st_size + 4 * 2**20
 
@@ -487,14 +455,6 @@ def tag_of(row, column, number):
     return tag
 
 
-def sentences_oracle(raw):
-    """The sentences of a plain text; broken lines are told before all others."""
-    read = [Sentence(tuple(line.split()), (), number) for number, line in lines_of(raw)]
-    if not any(one.words for one in read):
-        raise Refused(": the file is empty")
-    return [one for one in read if one.words]
-
-
 PIECES = [
     *(piece.encode() for piece in ("a", "b", "ab", " ", "  ", "\t", "#", "é", "日", "😀", "-")),
     *(piece.encode() for piece in ("\u00a0", "\u2028", "\x85", "\x1c", "\x0b", "\ufeff")),
@@ -523,7 +483,7 @@ def outcome_of(call, *args):
 
 
 def fuzz(tmp_path, monkeypatch, seed, corpora):
-    """Read so many fuzzed files with each reader; the number that were accepted and refused."""
+    """Read so many fuzzed files; the number that were accepted and refused."""
     rng = random.Random(seed)
     seen = Counter()
     for _ in range(corpora):
@@ -531,17 +491,15 @@ def fuzz(tmp_path, monkeypatch, seed, corpora):
         raw = fuzzed(rng)
         path = written(tmp_path / "fuzzed", raw)
         column = rng.choice([None, None, None, -1, 2, 3, 0, -2])
-        for expected, got in [
-            (outcome_of(columns_oracle, raw, column), outcome_of(read_columns, path, column)),
-            (outcome_of(sentences_oracle, raw), outcome_of(read_sentences, path)),
-        ]:
-            if isinstance(expected, str):
-                assert isinstance(got, str), (raw, column)
-                assert got.startswith(f"{path}{expected}"), (raw, column)
-            else:
-                assert got == expected, (raw, column)
-                written_again(tmp_path / "again", got)
-            seen["refused" if isinstance(expected, str) else "accepted"] += 1
+        expected = outcome_of(columns_oracle, raw, column)
+        got = outcome_of(read_columns, path, column)
+        if isinstance(expected, str):
+            assert isinstance(got, str), (raw, column)
+            assert got.startswith(f"{path}{expected}"), (raw, column)
+        else:
+            assert got == expected, (raw, column)
+            written_again(tmp_path / "again", got)
+        seen["refused" if isinstance(expected, str) else "accepted"] += 1
     return seen
 
 
@@ -561,13 +519,13 @@ def written_again(path, sentences):
 
 def test_some_hundred_fuzzed_files(tmp_path, monkeypatch):
     seen = fuzz(tmp_path, monkeypatch, seed=1, corpora=500)
-    assert min(seen["accepted"], seen["refused"]) > 200, seen
+    assert min(seen["accepted"], seen["refused"]) > 60, seen
 
 
 @pytest.mark.slow
 def test_ten_thousand_fuzzed_files(tmp_path, monkeypatch):
     seen = fuzz(tmp_path, monkeypatch, seed=2, corpora=10_000)
-    assert min(seen["accepted"], seen["refused"]) > 4_000, seen
+    assert min(seen["accepted"], seen["refused"]) > 1_500, seen
 
 
 # ------------------------------------------------------------------------------ the benchmark data

@@ -120,22 +120,6 @@ def read_columns(path: Path, column: int | None = None, *, tagged: bool = True) 
     return _not_empty(path, sentences)
 
 
-def read_sentences(path: Path) -> list[Sentence]:
-    """Read plain text: a sentence a line, words between blanks of any kind; blank lines are none.
-
-    Raises:
-        BadInput: It is missing, all blank, or refused by the rules above for files and lines.
-        StorageFailed: The system refused to read.
-    """
-    once: dict[str, str] = {}
-    sentences: list[Sentence] = []
-    for number, line in enumerate(TextFile.open(path).lines(LONGEST), 1):
-        words = tuple(once.setdefault(word, word) for word in line.split())
-        if words:
-            sentences.append(Sentence(words, (), number))
-    return _not_empty(path, sentences)
-
-
 def column_lines(
     sentences: Iterable[Sequence[str]], *columns: Iterable[Sequence[str]]
 ) -> Iterator[str]:
