@@ -92,7 +92,7 @@ def turns(contenders: Mapping[str, Callable[[], float]], budget: Budget) -> dict
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    order, draw = list(contenders), random.Random(0)  # noqa: S311
+    order, draw = list(contenders), random.Random(0)  # noqa: S311  an order, no secret
     gc.collect()
     gc.disable()  # as timeit does: a collection would hit whoever is at work
     try:

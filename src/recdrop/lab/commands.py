@@ -343,7 +343,7 @@ def _asked() -> Iterator[str]:
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
         with suppress(ImportError):  # where there is one, `input` lets lines be edited
-            import readline  # noqa: F401
+            import readline  # noqa: F401  its import is its effect
     while True:
         try:
             yield input("> " if terminal else "")
