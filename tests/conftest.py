@@ -1,9 +1,16 @@
-"""Shapes of the equations are checked, uninitialised memory is poisoned, threads are few."""
+"""Shapes of the equations are checked, uninitialised memory is poisoned, threads are few.
+
+Triton's kernels run in its interpreter, where no GPU is needed: it reads its switch when it is
+imported, which torch may do at any time.
+"""
+
+import os
 
 import jaxtyping
 import pytest
 
 jaxtyping.install_import_hook("recdrop.equations", "beartype.beartype")
+os.environ["TRITON_INTERPRET"] = "1"
 
 import torch  # noqa: E402  after the hook, which must come before recdrop
 

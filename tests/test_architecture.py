@@ -140,8 +140,10 @@ def test_oracles_import_nothing_of_ours():
 
 
 def test_the_library_needs_torch_only():
-    allowed = {"torch", "recdrop", "jaxtyping"} | sys.stdlib_module_names
     for path, parts in modules():
+        allowed = {"torch", "recdrop", "jaxtyping"} | sys.stdlib_module_names
+        if parts[:2] == ("backends", "triton"):
+            allowed |= {"triton"}
         if parts[:1] != ("lab",):
             for name in imports(path):
                 assert name.split(".")[0] in allowed, f"{path.name} imports {name}"
@@ -182,6 +184,19 @@ def test_the_stub_names_the_same_api():
     stub = ast.parse((SOURCE / "__init__.pyi").read_text())
     names = {a.asname for n in stub.body if isinstance(n, ast.ImportFrom) for a in n.names}
     assert names | {"__version__"} == set(recdrop.__all__)
+
+
+def test_triton_is_not_imported_before_a_kernel_runs():
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch, recdrop
+layer = recdrop.LSTM(2, 3, recurrent_dropout=0.4)
+layer(torch.zeros(2, 1, 2))
+recdrop.explain_backend(layer, torch.zeros(2, 1, 2))
+assert "recdrop.backends.triton.kernels" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_import_does_not_import_torch():

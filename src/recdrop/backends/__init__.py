@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recdrop.backends import native, reference, stock
+from recdrop.backends import native, reference, stock, triton
 from recdrop.backends.call import Recurrence, RunFunction
 from recdrop.errors import BackendUnsupported
 
@@ -49,6 +49,14 @@ BACKENDS: dict[str, Backend] = {
             native.why_not,
             native.run,
             native.missing,
+            traceable=True,
+        ),
+        Backend(
+            "triton",
+            "kernels of one step each for float32, bfloat16 and float16 on NVIDIA GPUs",
+            triton.why_not,
+            triton.run,
+            triton.missing,
             traceable=True,
         ),
         Backend(

@@ -1,12 +1,13 @@
 """The native backend: ``recdrop::scan`` and its gradient in C++ (csrc/), for the CPU."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from recdrop.backends import ops
 from recdrop.backends.call import Recurrence, autocast_dtype
-from recdrop.backends.ops import scan
 from recdrop.backends.stack import run_stack
 
 _SCHEMAS = (
@@ -15,6 +16,7 @@ _SCHEMAS = (
     "native_instruction_set(str name) -> str",
 )
 _LIBRARY = torch.library.Library("recdrop", "FRAGMENT")
+ops.define("scan")
 
 
 def _load() -> str | None:
@@ -56,7 +58,7 @@ def why_not(call: Recurrence) -> str | None:
 
 def run(call: Recurrence) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a whole call."""
-    return run_stack(call, scan)
+    return run_stack(call, partial(ops.scan, name="scan"))
 
 
 def instruction_sets() -> list[str]:

@@ -1,11 +1,11 @@
 """The operators that fast backends implement: one schema, one fake, one gradient for all of them.
 
-``recdrop::scan`` runs one layer and direction over all steps, input projection included;
-``recdrop::scan_backward`` is its whole gradient. Both are opaque to `torch.compile` and
-`torch.export`: one node each, whatever the number of steps. A backend registers an implementation
-for its device.
+A backend's ``scan`` runs one layer and direction over all steps, input projection included; its
+``scan_backward`` is the whole gradient. Both are opaque to `torch.compile` and `torch.export`: one
+node each, whatever the number of steps.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,12 +23,12 @@ _WEIGHTS = "Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr"
 _PLACES = "Tensor? batch_sizes, Tensor? rows, Tensor? key"
 
 _LIBRARY = torch.library.Library("recdrop", "FRAGMENT")
-_LIBRARY.define(
-    f"scan(Tensor x, Tensor h0, Tensor? c0, {_WEIGHTS}, {_PLACES}, {_CONFIG}) "
+_SCAN = (
+    f"(Tensor x, Tensor h0, Tensor? c0, {_WEIGHTS}, {_PLACES}, {_CONFIG}) "
     "-> (Tensor h, Tensor h_n, Tensor c_n, Tensor gates, Tensor inner)"
 )
-_LIBRARY.define(
-    "scan_backward(Tensor? dh, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h0, Tensor? c0, "
+_SCAN_BACKWARD = (
+    "(Tensor? dh, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h0, Tensor? c0, "
     f"{_WEIGHTS}, {_PLACES}, Tensor h, Tensor gates, Tensor inner, {_CONFIG}, bool need_dx) "
     "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, Tensor db_ih, "
     "Tensor db_hh, Tensor dw_hr)"
@@ -97,7 +97,7 @@ class Outputs(NamedTuple):
         h_n: [B, W].
         c_n: [B, H] of an LSTM.
         gates: [N, GH] after their nonlinearities; not of an RNN, whose h says all.
-        inner: [N, H]: the LSTM's c, or U_n h + b_hn of torch's GRU.
+        inner: [N, H], at least float32: the LSTM's c, or U_n h + b_hn of torch's GRU.
     """
 
     h: Tensor
@@ -120,12 +120,12 @@ class Gradients(NamedTuple):
     w_hr: Tensor
 
 
-def scan(part: Scan) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Run one layer and direction by ``recdrop::scan``."""
+def scan(part: Scan, name: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Run one layer and direction by the operator ``recdrop::name``."""
     call, w = part.call, part.weights
     c0 = part.state[1] if call.cell == "lstm" else None
     inputs = Inputs(part.x, part.state[0], c0, *w, call.batch_sizes, call.rows, call.key)
-    out = Outputs(*torch.ops.recdrop.scan(*inputs, *config(part)))
+    out = Outputs(*getattr(torch.ops.recdrop, name)(*inputs, *config(part)))
     return (out.h,), (out.h_n, out.c_n) if call.cell == "lstm" else (out.h_n,)
 
 
@@ -150,12 +150,12 @@ def _scale(spec: RecurrentDropout, training: bool) -> float:
     return spec.kept_scale if training else spec.eval_scale
 
 
-@torch.library.register_fake("recdrop::scan", lib=_LIBRARY)
 def _fake_scan(*args: Any) -> Outputs:
     at, how = Inputs(*args[:11]), Config(*args[11:])
     n, (gate_width, _) = at.x.shape[0], at.w_hh.shape
     hidden = gate_width // _GATES[how.cell]
     none = at.x.new_empty(0)
+    inner = torch.float64 if at.x.dtype == torch.float64 else torch.float32
     return Outputs(
         h=at.x.new_empty(n, at.h0.shape[1]),
         h_n=torch.empty_like(at.h0, memory_format=torch.contiguous_format),
@@ -163,14 +163,13 @@ def _fake_scan(*args: Any) -> Outputs:
         if at.c0 is None
         else torch.empty_like(at.c0, memory_format=torch.contiguous_format),
         gates=none.clone() if how.cell == "rnn" else at.x.new_empty(n, gate_width),
-        inner=at.x.new_empty(n, hidden) if how.cell in ("lstm", "gru") else none.clone(),
+        inner=at.x.new_empty((n, hidden) if how.cell in ("lstm", "gru") else (0,), dtype=inner),
     )
 
 
 _GATES = {"rnn": 1, "lstm": 4, "gru": 3, "gru_paper": 3}
 
 
-@torch.library.register_fake("recdrop::scan_backward", lib=_LIBRARY)
 def _fake_scan_backward(*args: Any) -> Gradients:
     at, need_dx = Inputs(*args[3:14]), args[-1]
 
@@ -181,49 +180,64 @@ def _fake_scan_backward(*args: Any) -> Gradients:
     return Gradients(*(like(t) for t in wanted))
 
 
-class _Scan(torch.autograd.Function):
-    """The gradient of ``recdrop::scan``.
+def define(name: str) -> None:
+    """Define the operators ``recdrop::name`` and ``recdrop::name_backward``.
 
-    Registered as the Autograd kernel itself: `torch.library.register_autograd` would look up every
-    argument's default at every call, which costs as much as a small net's whole layer.
+    A backend registers implementations of both for its device.
+
+    Args:
+        name: Of the first one.
+    """
+    _LIBRARY.define(name + _SCAN)
+    _LIBRARY.define(f"{name}_backward{_SCAN_BACKWARD}")
+    torch.library.register_fake(f"recdrop::{name}", _fake_scan, lib=_LIBRARY)
+    torch.library.register_fake(f"recdrop::{name}_backward", _fake_scan_backward, lib=_LIBRARY)
+    forward = getattr(torch.ops.recdrop, name)
+    backward = getattr(torch.ops.recdrop, f"{name}_backward")
+    gradient, no_gradient = _gradients(forward, backward)
+    _LIBRARY.impl(name, gradient, "Autograd")
+    _LIBRARY.impl(f"{name}_backward", no_gradient, "Autograd")
+
+
+def _gradients(scan: Any, scan_backward: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The Autograd kernels of a scan and of its gradient.
+
+    `torch.library.register_autograd` would look up every argument's default at every call, which
+    costs as much as a small net's whole layer.
     """
 
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            out = Outputs(*torch.ops.recdrop.scan(*args))
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(out.gates, out.inner)
-        ctx.config = args[11:]
-        ctx.save_for_backward(*args[:11], out.h, out.gates, out.inner)
-        return tuple(out)
+    class Scanned(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+            with torch._C._AutoDispatchBelowAutograd():
+                out = Outputs(*scan(*args))
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(out.gates, out.inner)
+            ctx.config = args[11:]
+            ctx.save_for_backward(*args[:11], out.h, out.gates, out.inner)
+            return tuple(out)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        need_dx = ctx.needs_input_grad[0]
-        found = torch.ops.recdrop.scan_backward(*grads[:3], *saved, *ctx.config, need_dx)
-        wanted = [t is not None for t in saved[:8]]
-        wanted[0] = need_dx
-        of_inputs = [g if w else None for g, w in zip(found, wanted, strict=True)]
-        return (*of_inputs, *[None] * (3 + len(ctx.config)))
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+            saved = ctx.saved_tensors
+            need_dx = ctx.needs_input_grad[0]
+            found = scan_backward(*grads[:3], *saved, *ctx.config, need_dx)
+            wanted = [t is not None for t in saved[:8]]
+            wanted[0] = need_dx
+            of_inputs = [g if w else None for g, w in zip(found, wanted, strict=True)]
+            return (*of_inputs, *[None] * (3 + len(ctx.config)))
 
+    class NoSecondDerivative(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+            with torch._C._AutoDispatchBelowAutograd():
+                return tuple(scan_backward(*args))
 
-class _ScanBackward(torch.autograd.Function):
-    """There is no second derivative."""
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+            raise RuntimeError(
+                "this backend has no second derivative: use backend='reference' on the layer whose "
+                "gradient is differentiated again"
+            )
 
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            return tuple(torch.ops.recdrop.scan_backward(*args))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        raise RuntimeError(
-            "this backend has no second derivative: use backend='reference' on the layer whose "
-            "gradient is differentiated again"
-        )
-
-
-_LIBRARY.impl("scan", _Scan.apply, "Autograd")
-_LIBRARY.impl("scan_backward", _ScanBackward.apply, "Autograd")
+    return Scanned.apply, NoSecondDerivative.apply

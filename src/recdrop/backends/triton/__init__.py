@@ -1,0 +1,89 @@
+"""The Triton backend: ``recdrop::triton_scan`` and its gradient, for NVIDIA GPUs.
+
+Triton is imported when the first call runs, never before.
+"""
+
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recdrop.backends import ops
+from recdrop.backends.call import Recurrence, autocast_dtype
+from recdrop.backends.stack import run_stack
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def missing() -> str | None:
+    """Why this backend cannot run anything here, or None."""
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    return None
+
+
+def why_not(call: Recurrence) -> str | None:
+    """What this backend lacks for a call."""
+    if (absent := missing()) is not None:
+        return absent
+    if call.x.device.type != "cuda":
+        return f"it runs on CUDA devices, the input is on {call.x.device}"
+    return why_not_anywhere(call)
+
+
+def why_not_anywhere(call: Recurrence) -> str | None:
+    """What the kernels lack for a call, on whatever device."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return "it has no rules for the transforms of torch.func"
+    dtype = autocast_dtype(call.x) or call.x.dtype
+    if dtype not in _DTYPES:
+        return f"it computes in float32, bfloat16 or float16, the input is {dtype}"
+    if call.state[0].shape[-1] != call.state[-1].shape[-1]:
+        return "it has no projection (proj_size)"
+    if call.x.numel() == 0:
+        return "it has nothing for an empty batch"
+    return None
+
+
+def run(call: Recurrence) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a whole call."""
+    lower = autocast_dtype(call.x)
+    if lower is None:
+        return run_stack(call, _run_scan)
+    narrow = replace(
+        call,
+        x=call.x.to(lower),
+        state=tuple(s.to(lower) for s in call.state),
+        weights=tuple(w.to(lower) for w in call.weights),
+    )
+    output, state = run_stack(narrow, _run_scan)
+    if call.cell == "lstm" and call.batch_sizes is None:  # as torch: see stack.py
+        return output, state
+    return output.to(call.state[0].dtype), tuple(s.to(call.state[0].dtype) for s in state)
+
+
+_run_scan = partial(ops.scan, name="triton_scan")
+
+
+def _scan(*args: Any) -> tuple[Tensor, ...]:
+    from recdrop.backends.triton import launch
+
+    return tuple(launch.scan(*args))
+
+
+def _scan_backward(*args: Any) -> tuple[Tensor, ...]:
+    from recdrop.backends.triton import launch
+
+    return tuple(launch.scan_backward(*args))
+
+
+ops.define("triton_scan")
+_LIBRARY = torch.library.Library("recdrop", "FRAGMENT")
+for device in ("CUDA", "CPU"):  # on the CPU only Triton's interpreter runs the kernels
+    _LIBRARY.impl("triton_scan", _scan, device)
+    _LIBRARY.impl("triton_scan_backward", _scan_backward, device)

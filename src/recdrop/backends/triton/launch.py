@@ -1,0 +1,353 @@
+"""``recdrop::triton_scan`` and its gradient: the kernels' launches and what is around them.
+
+The input projection and the gradients of weights and input are torch's own matrix products over all
+steps; the loop over time is `kernels.forward` and `kernels.backward`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recdrop.backends.ops import Config, Gradients, Inputs, Outputs
+from recdrop.backends.triton import kernels
+
+_CELLS = {
+    "rnn": kernels.RNN.value,
+    "lstm": kernels.LSTM.value,
+    "gru": kernels.GRU.value,
+    "gru_paper": kernels.GRU_PAPER.value,
+}
+_GATES = {"rnn": 1, "lstm": 4, "gru": 3, "gru_paper": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Sizes of a program's tile.
+
+    Attributes:
+        rows: Of the batch.
+        units: Of the state; a multiple of 4, as one draw serves four units.
+        depth: Of the product, taken at a time.
+        warps: Of a program.
+        stages: Loads in flight.
+    """
+
+    rows: int
+    units: int
+    depth: int
+    warps: int = 4
+    stages: int = 3
+
+    @classmethod
+    def of(cls, batch: int, hidden: int, dtype: torch.dtype) -> "Blocks":
+        """The tile for a shape: small nets in many small tiles, as a step waits for its slowest."""
+        rows = 16 if batch <= 16 else 32
+        units = 16 if batch * hidden <= 32 * 1024 else 32
+        depth = min(64 if dtype == torch.float32 else 128, _power_of_two(hidden))
+        return cls(rows, units, depth)
+
+
+def _power_of_two(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())
+
+
+class _Layer:
+    """One layer and direction: its shapes, the places of its steps, and what its kernels share."""
+
+    def __init__(self, at: Inputs, how: Config) -> None:
+        self.how, self.at = how, at
+        self.batch, self.hidden = at.h0.shape
+        self.total = at.x.shape[0]
+        self.gates = _GATES[how.cell]
+        self.sizes = _step_sizes(at)
+        self.steps = len(self.sizes)
+        self.untied = not how.tied and (how.thresholds[1] > 0 or how.scales[1] != 1.0)
+        self.views = self.gates if self.untied else 1
+        self.offsets = _offsets(self.sizes, at.x.device)
+        self.key = torch.zeros((), dtype=torch.int64) if at.key is None else at.key
+        self.key = self.key.to(at.x.device, non_blocking=True)
+        self.rows = self.offsets if at.rows is None else at.rows.contiguous()
+        self.blocks = Blocks.of(self.batch, self.hidden, at.x.dtype)
+        self.code = 4 * how.reverse + 8 * how.layer
+        self.hidden_acts = self._acts(1)
+        self.sites = {
+            "REVERSE": how.reverse,
+            "HIDDEN": self.hidden_acts,
+            "V": self.views,
+            "HAS_ROWS": at.rows is not None,
+            "ALIGNED": self.views == 1 or self.hidden % 4 == 0,
+            "BB": self.blocks.rows,
+            "BU": self.blocks.units,
+        }
+        self.grid = (_tiles(self.batch, self.blocks.rows), _tiles(self.hidden, self.blocks.units))
+        self.places = {"offsets": self.offsets, "rows": self.rows, "key_at": self.key}
+
+    def _acts(self, site: int) -> int:
+        how = self.how
+        if how.thresholds[site]:
+            step = how.per_step[site]
+            return kernels.MASK_STEP.value if step else kernels.MASK_SEQUENCE.value
+        return kernels.NOTHING.value if how.scales[site] == 1.0 else kernels.SCALE.value
+
+    def step_arguments(self) -> dict[str, Any]:
+        """What `kernels.forward` and `kernels.backward` have in common."""
+        how = self.how
+        return (
+            self.places
+            | self.sites
+            | {
+                "T": self.steps,
+                "B": self.batch,
+                "H": self.hidden,
+                "t_up": how.thresholds[0],
+                "t_hidden": how.thresholds[1],
+                "t_state": how.thresholds[2],
+                "s_up": how.scales[0],
+                "s_hidden": how.scales[1],
+                "s_state": how.scales[2],
+                "layer_code": self.code,
+                "CELL": _CELLS[how.cell],
+                "RELU": how.activation == "relu",
+                "UPDATE": self._acts(0),
+                "STATE": self._acts(2),
+                "PERSISTENT": False,
+                "PRECISION": product_precision(),
+                "BK": self.blocks.depth,
+                "num_warps": self.blocks.warps,
+                "num_stages": self.blocks.stages,
+            }
+        )
+
+    def each_step(self, kernel: Any, arguments: dict[str, Any]) -> None:
+        """Launch a kernel for every step, for a paper's GRU twice: it has two products."""
+        phases = (0, 1) if self.how.cell == "gru_paper" else (0,)
+        for step in range(self.steps):
+            for phase in phases:
+                kernel[self.grid](first=step, count=1, PHASE=phase, **arguments)
+
+    def see(self, initial: Tensor, h: Tensor | None) -> Tensor:
+        """What the gates see of h before every step, [V, N, H]; without ``h``, before the first.
+
+        Args:
+            initial: [B, H], or [V, B, H]: a gradient that goes the same way back.
+            h: [N, H] or None.
+        """
+        first = h is None
+        out = initial.new_empty(self.views, self.batch if first else self.total, self.hidden)
+        see: Any = kernels.see
+        see[(self.steps, *self.grid)](
+            initial=initial,
+            h=initial if h is None else h,
+            out=out,
+            T=self.steps,
+            B=self.batch,
+            H=self.hidden,
+            N=self.total,
+            threshold=self.how.thresholds[1],
+            scale=self.how.scales[1],
+            layer_code=self.code,
+            FIRST=first,
+            INITIAL_VIEWS=initial.ndim == 3,
+            **self.places,
+            **self.sites,
+        )
+        return out
+
+    def at_last(self, over_time: Tensor) -> Tensor:
+        """Each row's value at the last step in time's direction, [B, ...] of [N, ...]."""
+        return over_time[: self.batch] if self.how.reverse else self._at_end(over_time)
+
+    def at_first(self, over_time: Tensor) -> Tensor:
+        """Each row's value at the first step in time's direction, [B, ...] of [N, ...]."""
+        return self._at_end(over_time) if self.how.reverse else over_time[: self.batch]
+
+    def _at_end(self, over_time: Tensor) -> Tensor:
+        if self.sizes[-1] == self.batch:
+            return over_time[self.total - self.batch :]
+        ends, at, later = [], self.total, 0
+        for size in reversed(self.sizes):  # rows that end here: those which the next step lacks
+            at -= size
+            if size > later:
+                ends.append(over_time[at + later : at + size])
+                later = size
+        return torch.cat(ends)
+
+
+def _tiles(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+def _step_sizes(at: Inputs) -> list[int]:
+    if at.batch_sizes is None:
+        batch = at.h0.shape[0]
+        return [batch] * (at.x.shape[0] // batch)
+    return at.batch_sizes.tolist()
+
+
+def _offsets(sizes: list[int], device: torch.device) -> Tensor:
+    if sizes[0] == sizes[-1]:
+        return torch.arange(
+            0, (len(sizes) + 1) * sizes[0], sizes[0], dtype=torch.int32, device=device
+        )
+    ends = torch.tensor([0, *sizes]).cumsum(0).int()
+    if device.type == "cuda":
+        ends = ends.pin_memory()  # so that the copy need not wait for the device
+    return ends.to(device, non_blocking=True)
+
+
+def product_precision() -> str:
+    """How float32 is multiplied: as torch's switch for its own recurrent layers says."""
+    rnn: Any = torch.backends.cudnn.rnn
+    return "tf32" if rnn.fp32_precision == "tf32" else "ieee"
+
+
+def scan(*args: Any) -> Outputs:
+    """``recdrop::triton_scan``."""
+    at, how = _inputs(args[:11]), Config(*args[11:])
+    layer = _Layer(at, how)
+    none = at.x.new_empty(0)
+    b_hn = None
+    if how.cell == "gru" and at.b_hh is not None:
+        b_hn = at.b_hh[2 * layer.hidden :]
+    h = at.x.new_empty(layer.total, layer.hidden)
+    seen = at.x.new_empty(2, layer.views, layer.batch, layer.hidden)
+    seen[:] = layer.see(at.h0, None)
+    state = (at.h0 if at.c0 is None else at.c0).to(torch.float32, copy=True)
+    gates = none if how.cell == "rnn" else at.x.new_empty(layer.total, at.w_hh.shape[0])
+    inner = none.float()
+    if how.cell in ("lstm", "gru"):
+        inner = at.x.new_empty(layer.total, layer.hidden, dtype=torch.float32)
+    layer.each_step(
+        kernels.forward,
+        layer.step_arguments()
+        | {
+            "pre_x": _project(at, how),
+            "w_hh": at.w_hh,
+            "b_hn": at.w_hh if b_hn is None else b_hn,
+            "seen": seen,
+            "operand": torch.empty_like(at.h0) if how.cell == "gru_paper" else at.h0,
+            "state": state,
+            "h": h,
+            "gates": gates,
+            "inner": inner,
+            "barrier": layer.offsets,
+            "HAS_B_HN": b_hn is not None,
+        },
+    )
+    h_n = layer.at_last(h).clone()
+    c_n = none.clone() if at.c0 is None else state.to(at.x.dtype)
+    return Outputs(h, h_n, c_n, gates, inner)
+
+
+def _inputs(tensors: tuple[Any, ...]) -> Inputs:
+    """Contiguous ones: the kernels know no strides."""
+    contiguous: list[Any] = [t if t is None else t.contiguous() for t in tensors]
+    return Inputs(*contiguous)
+
+
+def _project(at: Inputs, how: Config) -> Tensor:
+    """W_ih x plus the biases outside the recurrent product, [N, GH]."""
+    if at.b_ih is None or at.b_hh is None:
+        return F.linear(at.x, at.w_ih)
+    bias = at.b_ih + at.b_hh
+    if how.cell == "gru":
+        third = 2 * bias.shape[0] // 3
+        bias = torch.cat((bias[:third], at.b_ih[third:]))
+    return F.linear(at.x, at.w_ih, bias)
+
+
+def scan_backward(*args: Any) -> Gradients:
+    """``recdrop::triton_scan_backward``."""
+    grads = [t if t is None else t.contiguous() for t in args[:3]]
+    at = _inputs(args[3:14])
+    h, gates, inner = args[14:17]
+    how, need_dx = Config(*args[17:-1]), args[-1]
+    layer = _Layer(at, how)
+    dh_out, dh_n, dc_n = grads
+    dh, dc = (_start(g, at.h0) for g in (dh_n, dc_n))
+    d_in = at.x.new_empty(layer.total, at.w_hh.shape[0])
+    d_rec = torch.empty_like(d_in) if how.cell == "gru" else d_in
+    layer.each_step(
+        kernels.backward,
+        layer.step_arguments()
+        | {
+            "w_hh": at.w_hh,
+            "h0": at.h0,
+            "c0": at.h0 if at.c0 is None else at.c0,
+            "h": h,
+            "gates": gates,
+            "inner": inner,
+            "dh_out": h if dh_out is None else dh_out,
+            "dh": dh,
+            "dc": dc,
+            "d_in": d_in,
+            "d_rec": d_rec,
+            "barrier": layer.offsets,
+            "HAS_DH": dh_out is not None,
+        },
+    )
+    none = at.x.new_empty(0)
+    biased = at.b_ih is not None
+    db_ih = d_in.sum(0) if biased else none.clone()
+    db_hh = none.clone()
+    if biased:
+        db_hh = (
+            torch.cat((db_ih[: 2 * layer.hidden], d_rec[:, 2 * layer.hidden :].sum(0)))
+            if how.cell == "gru"
+            else db_ih.clone()
+        )
+    return Gradients(
+        x=d_in @ at.w_ih if need_dx else none,
+        h0=_initial(layer, d_rec, dh),
+        c0=none.clone() if at.c0 is None else dc.to(at.x.dtype),
+        w_ih=d_in.t() @ at.x,
+        w_hh=_recurrent_weight(layer, d_rec, h, gates),
+        b_ih=db_ih,
+        b_hh=db_hh,
+        w_hr=none.clone(),
+    )
+
+
+def _start(grad: Tensor | None, like: Tensor) -> Tensor:
+    if grad is None:
+        return torch.zeros_like(like, dtype=torch.float32)
+    return grad.to(torch.float32, copy=True)
+
+
+def _initial(layer: _Layer, d_rec: Tensor, past: Tensor) -> Tensor:
+    """Gradient of h_0, [B, H]: through the first step's product, and past it."""
+    w_hh, hidden = layer.at.w_hh, layer.hidden
+    products = 2 if layer.how.cell == "gru_paper" else layer.gates
+    first = layer.at_first(d_rec)[:, : products * hidden]
+    if layer.untied:
+        each = torch.einsum(
+            "bgk,gku->gbu",
+            first.unflatten(1, (products, hidden)),
+            w_hh[: products * hidden].unflatten(0, (products, hidden)),
+        )
+        if products < layer.views:
+            each = torch.cat((each, torch.zeros_like(each[:1])))
+        through = layer.see(each.contiguous(), None).sum(0, dtype=torch.float32)
+    else:
+        through = first @ w_hh[: products * hidden]
+        if layer.hidden_acts:
+            through = layer.see(through, None)[0]
+    return (past + through).to(w_hh.dtype)
+
+
+def _recurrent_weight(layer: _Layer, d_rec: Tensor, h: Tensor, gates: Tensor) -> Tensor:
+    """Gradient of W_hh, [GH, H]: of what each gate's product saw, over all steps."""
+    how, hidden = layer.how, layer.hidden
+    seen = layer.see(layer.at.h0, h)
+    if how.cell == "gru_paper":
+        reset = (gates[:, :hidden].float() * seen[-1]).to(h.dtype)
+        views = [*seen[:2], reset] if layer.untied else [seen[0], seen[0], reset]
+    elif layer.untied:
+        views = [*seen]
+    else:
+        return d_rec.t() @ seen[0]
+    each = d_rec.split(hidden, dim=1)
+    return torch.cat([d.t() @ v for d, v in zip(each, views, strict=True)])

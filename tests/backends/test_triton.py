@@ -1,0 +1,302 @@
+"""The Triton kernels: their source in the interpreter, and compiled for GPUs that are not here.
+
+The interpreter proves formulae and addresses, on any machine; it knows neither races nor limits of
+memory. bfloat16 products are broken in it and are only compiled here. What needs a GPU is marked.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import recdrop
+from recdrop import RecurrentDropout, backends, rng
+from recdrop.backends import reference, triton
+from recdrop.testing import (
+    CASES,
+    Case,
+    Reference,
+    assert_matches_reference,
+    evaluate,
+    make_call,
+    schemes,
+)
+
+pytest.importorskip("triton")
+
+SMALL = Case(3, 3, 2, 5)
+FOURS = Case(3, 2, 3, 8)  # H a multiple of 4: a draw serves four units of any gate
+CELLS = [
+    pytest.param("rnn", {}, id="rnn"),
+    pytest.param("lstm", {}, id="lstm"),
+    pytest.param("gru", {}, id="gru"),
+    pytest.param("gru", {"reset_after": False}, id="paper's gru"),
+]
+SHAPES = [name for name, case in CASES.items() if not case.projected]
+ALL_SITES = (
+    RecurrentDropout(0.4, "hidden", "step", tied=False),
+    RecurrentDropout(0.3, "update", "sequence", "test"),
+    RecurrentDropout(0.2, "state", "step"),
+)
+
+
+def of_cell(cell, specs):
+    return tuple(s for s in specs if cell != "rnn" or s.site == "hidden")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+def test_schemes(cell, args, training):
+    for drops in [(), *schemes(cell)]:
+        if training or any(spec.acts(False) for spec in drops):
+            call = make_call(SMALL, cell, drops, training=training, **args)
+            assert_matches_reference(triton.run, call)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+def test_shapes(cell, args, case):
+    for drops in ((), of_cell(cell, ALL_SITES)):
+        assert_matches_reference(triton.run, make_call(CASES[case], cell, drops, **args))
+
+
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+def test_relu_and_masks_of_four_units(cell, args):
+    drops = of_cell(cell, ALL_SITES)
+    call = make_call(FOURS, cell, drops, activation="relu", **args)
+    assert_matches_reference(triton.run, call)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+def test_whole_battery(cell, args, case, training, activation):
+    for drops in [(), *schemes(cell)]:
+        call = make_call(CASES[case], cell, drops, training=training, activation=activation, **args)
+        assert_matches_reference(triton.run, call)
+
+
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+def test_float16_is_as_near_as_the_reference_in_float16(cell, args):
+    call = make_call(CASES["wide"], cell, of_cell(cell, ALL_SITES[:2]), **args)
+    truth = Reference.of(call).truth
+    own = evaluate(reference.run, call, torch.float16)
+    tried = evaluate(triton.run, call, torch.float16)
+    for name, true in truth.items():
+        size = float(true.abs().max())
+        error, allowed = (float((r[name].double() - true).abs().max()) for r in (tried, own))
+        assert tried[name].dtype == torch.float16
+        assert error <= 2 * max(allowed, 2 * torch.finfo(torch.float16).eps * size), name
+
+
+def test_the_memory_stays_in_float32_where_the_rest_is_float16():
+    """The memory grows by 2^-12 a step: float16 would round each away from 1 on."""
+    hidden, steps = 4, 20
+    weights = (torch.zeros(16, 1), torch.zeros(16, 4))
+    bias = torch.tensor([40.0, 40.0, 2.0**-12, 0.0]).repeat_interleave(hidden)
+    state = (torch.zeros(1, 1, hidden), torch.ones(1, 1, hidden))
+    call = make_call(Case(steps, 1, 1, hidden), "lstm", (), activation="relu")
+    call = dataclasses.replace(
+        call,
+        x=torch.zeros(steps, 1, 1).half(),
+        state=tuple(s.half() for s in state),
+        weights=tuple(w.half() for w in (*weights, bias, torch.zeros(16))),
+    )
+    _, (_, c_n) = triton.run(call)
+    assert c_n.flatten().tolist() == [torch.tensor(1 + steps * 2.0**-12).half().item()] * hidden
+
+
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+@pytest.mark.parametrize("case", ["odd", "packed"])
+def test_autocast_gives_the_dtypes_of_the_reference(cell, args, case):
+    call = make_call(CASES[case], cell, of_cell(cell, ALL_SITES), **args)
+    parts = {name: getattr(call, name) for name in ("state", "weights")}
+    parts = {name: tuple(t.float() for t in part) for name, part in parts.items()}
+    call = dataclasses.replace(call, x=call.x.float(), **parts)
+    with torch.autocast("cpu", dtype=torch.float16):
+        output, state = triton.run(call)
+        expected, expected_state = reference.run(call)
+    assert output.dtype == (torch.float16 if cell == "lstm" and case == "odd" else torch.float32)
+    torch.testing.assert_close(output.float(), expected.float(), rtol=0, atol=0.01)
+    torch.testing.assert_close(state[0].float(), expected_state[0].float(), rtol=0, atol=0.01)
+
+
+def planted(name, change):
+    """A run with one mistake in what its launches are given."""
+
+    def run(call):
+        from recdrop.backends.triton import launch
+
+        original = launch._Layer.step_arguments
+        launch._Layer.step_arguments = lambda layer: original(layer) | change(layer)
+        try:
+            return triton.run(call)
+        finally:
+            launch._Layer.step_arguments = original
+
+    run.__name__ = name
+    return run
+
+
+FAULTS = [
+    planted("other layer", lambda layer: {"layer_code": layer.code + 8}),
+    planted("other key", lambda layer: {"key_at": layer.key + 1}),
+    planted("rows in order", lambda layer: {"HAS_ROWS": False}),
+    planted("no update mask", lambda layer: {"UPDATE": 0}),
+    planted("other scale", lambda layer: {"s_state": layer.how.scales[2] * (1 + 1e-5)}),
+    planted("other threshold", lambda layer: {"t_hidden": rng.threshold(0.5)}),
+    planted("mask of a sequence", lambda layer: {"STATE": 2}),
+    planted("one view", lambda layer: {"V": 1}),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
+def test_the_battery_rejects(fault):
+    call = make_call(CASES["packed"], "lstm", ALL_SITES)
+    assert_matches_reference(triton.run, call)
+    with pytest.raises(AssertionError, match="differs from the reference"):
+        assert_matches_reference(fault, call)
+
+
+def test_two_runs_give_the_same_bits():
+    call = make_call(CASES["odd"], "gru", ALL_SITES)
+    first, second = (evaluate(triton.run, call, torch.float32) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_no_second_derivative():
+    layer = recdrop.LSTM(2, 5, recurrent_dropout=0.4)
+    x = torch.randn(3, 2, 2, requires_grad=True)
+    call = recorded(layer, x)
+    output, _ = triton.run(call)
+    (dx,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative: use backend='reference'"):
+        dx.sum().backward()
+
+
+def recorded(layer, x):
+    """The call that a layer makes."""
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = backends.run
+        patch.setattr(backends, "run", lambda call, name: (calls.append(call), original(call))[1])
+        layer(x)
+    return calls[0]
+
+
+# --------------------------------------------------------------------------------------- objections
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": torch.float64}, "float32, bfloat16 or float16, the input is torch.float64"),
+        ({"proj_size": 2}, r"it has no projection \(proj_size\)"),
+    ],
+)
+def test_what_it_lacks_is_said(change, message):
+    layer = recdrop.LSTM(2, 5, recurrent_dropout=0.4, **change)
+    x = torch.randn(3, 2, 2, dtype=change.get("dtype"))
+    objection = triton.why_not_anywhere(recorded(layer, x))
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(objection)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so():
+    layer = recdrop.LSTM(2, 5, recurrent_dropout=0.4, backend="triton")
+    with pytest.raises(recdrop.BackendUnsupported, match="there is no CUDA device"):
+        layer(torch.randn(3, 2, 2))
+
+
+def test_without_triton_it_says_so(monkeypatch):
+    monkeypatch.setattr(triton, "find_spec", lambda name: None)
+    layer = recdrop.LSTM(2, 5, recurrent_dropout=0.4, backend="triton")
+    with pytest.raises(recdrop.BackendUnsupported, match=r"not installed \(pip install triton\)"):
+        layer(torch.randn(3, 2, 2))
+
+
+def test_fakes_have_the_shapes_of_the_real_ones():
+    for (cell, args), half in itertools.product([p.values for p in CELLS], (True, False)):
+        call = make_call(CASES["packed"], cell, of_cell(cell, ALL_SITES), **args)
+        dtype = torch.float16 if half else torch.float32
+        parts = {n: tuple(t.to(dtype) for t in getattr(call, n)) for n in ("state", "weights")}
+        call = dataclasses.replace(call, x=call.x.to(dtype), **parts)
+        seen = {}
+
+        def keep(name, *args, seen=seen):
+            op = getattr(torch.ops.recdrop, name)
+            real = op(*args)
+            meta = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in args]
+            seen[name] = [(f, r) for f, r in zip(op(*meta), real, strict=True)]
+            return real
+
+        part = backends.call.Scan(
+            call, call.x, tuple(s[0] for s in call.state), next(call.layer_weights()), 0, 0
+        )
+        how = backends.ops.config(part)
+        c0 = part.state[1] if cell == "lstm" else None
+        at = (part.x, part.state[0], c0, *part.weights, call.batch_sizes, call.rows, call.key)
+        h, h_n, c_n, gates, inner = keep("triton_scan", *at, *how)
+        grads = (h, h_n, c_n if cell == "lstm" else None)
+        keep("triton_scan_backward", *grads, *at, h, gates, inner, *how, True)
+        for name, pairs in seen.items():
+            for fake, real in pairs:
+                assert (fake.shape, fake.dtype) == (real.shape, real.dtype), (cell, name)
+
+
+# -------------------------------------------------------------------------------- compiled for GPUs
+
+# KiB of shared memory that one program may have: CUDA C++ Programming Guide, compute capabilities.
+SHARED = {80: 163, 90: 227, 100: 227}
+SIZES = {"small": (32, 64), "word": (32, 256), "large": (16, 768)}  # B, H
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def compiled(asked):
+    """What the compiler says of each launch, for each asked for."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compile_triton.py")
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", script, json.dumps(asked)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("architecture", SHARED)
+@pytest.mark.parametrize(
+    ("cell", "dtypes", "tied"),
+    [
+        ("lstm", DTYPES, True),
+        pytest.param("lstm", DTYPES, False, marks=pytest.mark.slow),
+        pytest.param("gru", DTYPES, True, marks=pytest.mark.slow),
+        pytest.param("gru", DTYPES, False, marks=pytest.mark.slow),
+        pytest.param("gru_paper", DTYPES, True, marks=pytest.mark.slow),
+        pytest.param("gru_paper", DTYPES, False, marks=pytest.mark.slow),
+        pytest.param("rnn", DTYPES, True, marks=pytest.mark.slow),
+    ],
+)
+def test_it_compiles_within_what_a_gpu_has(cell, dtypes, tied, architecture, size):
+    batch, hidden = SIZES[size]
+    shape = {"cell": cell, "tied": tied, "batch": batch, "hidden": hidden}
+    asked = [{"architecture": architecture, "dtype": dtype, **shape} for dtype in dtypes]
+    for ask, kernels in zip(asked, compiled(asked), strict=True):
+        assert {k["kernel"] for k in kernels} == {"forward", "backward", "see"}
+        for kernel in kernels:
+            assert kernel["shared"] <= SHARED[architecture] * 1024, (ask, kernel)
+            assert kernel["registers"] <= 255, (ask, kernel)
+            assert kernel["stack"] == 0, (ask, kernel)  # nothing is spilled to memory
