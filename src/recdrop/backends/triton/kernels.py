@@ -146,6 +146,58 @@ def _product(
 
 
 @triton.jit
+def _kept(w, gate_stride, w_k, H, live_u, G: tl.constexpr, BK: tl.constexpr):
+    """The units' weights of G blocks, [BK, BU] each, to stay on the chip over all steps."""
+    k = tl.arange(0, BK)
+    at = w[None, :] + k[:, None] * w_k
+    live = live_u[None, :] & (k < H)[:, None]
+    w0 = tl.load(at, mask=live, other=0.0)
+    w1 = w0
+    w2 = w0
+    w3 = w0
+    if G > 1:
+        w1 = tl.load(at + gate_stride, mask=live, other=0.0)
+    if G > 2:
+        w2 = tl.load(at + 2 * gate_stride, mask=live, other=0.0)
+    if G > 3:
+        w3 = tl.load(at + 3 * gate_stride, mask=live, other=0.0)
+    return w0, w1, w2, w3
+
+
+@triton.jit
+def _operand(a, H, live_b, BK: tl.constexpr):
+    k = tl.arange(0, BK)
+    live = live_b[:, None] & (k < H)[None, :]
+    return tl.load(a[:, None] + k[None, :], mask=live, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
+def _products_kept(
+    a, view_stride, w0, w1, w2, w3, H, live_b,
+    G: tl.constexpr, UNTIED: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """`_products` with the weights of `_kept`."""
+    seen = _operand(a, H, live_b, BK)
+    s0 = tl.dot(seen, w0, input_precision=PRECISION)
+    s1 = s0
+    s2 = s0
+    s3 = s0
+    if G > 1:
+        if UNTIED:
+            seen = _operand(a + view_stride, H, live_b, BK)
+        s1 = tl.dot(seen, w1, input_precision=PRECISION)
+    if G > 2:
+        if UNTIED:
+            seen = _operand(a + 2 * view_stride, H, live_b, BK)
+        s2 = tl.dot(seen, w2, input_precision=PRECISION)
+    if G > 3:
+        if UNTIED:
+            seen = _operand(a + 3 * view_stride, H, live_b, BK)
+        s3 = tl.dot(seen, w3, input_precision=PRECISION)
+    return s0, s1, s2, s3
+
+
+@triton.jit
 def _wait_for_all(barrier, arrivals):
     """Every program comes here before any leaves. All must be resident at once."""
     tl.debug_barrier()
@@ -195,7 +247,8 @@ def forward(
     UPDATE: tl.constexpr, HIDDEN: tl.constexpr, STATE: tl.constexpr,
     V: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_B_HN: tl.constexpr, ALIGNED: tl.constexpr,
     PHASE: tl.constexpr,  # of the paper's GRU: 0 its gates, 1 its candidate, 2 both
-    PERSISTENT: tl.constexpr,
+    PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
+    KEEP: tl.constexpr,  # the weights stay on the chip: BK holds all of H
     PRECISION: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Steps ``first`` to ``first + count`` of one layer and direction, Eqs. 1-13."""
@@ -211,6 +264,8 @@ def forward(
     view_stride = B * H
     gate_stride = H * H  # of w_hh
     w = w_hh + u * H
+    if KEEP:
+        w0, w1, w2, w3 = _kept(w, gate_stride, 1, H, live_u, G, BK)
     arrivals = 0
     programs = tl.num_programs(0) * tl.num_programs(1)
     for s in range(first, first + count):
@@ -228,10 +283,15 @@ def forward(
 
         if CELL == GRU_PAPER:
             if PHASE != 1:
-                y0, y1, y2, y3 = _products(
-                    a, view_stride, w, gate_stride, 1, H, live_b, live_u, 2, UNTIED, PRECISION,
-                    BB, BU, BK,
-                )  # fmt: skip
+                if KEEP:
+                    y0, y1, y2, y3 = _products_kept(
+                        a, view_stride, w0, w1, w2, w3, H, live_b, 2, UNTIED, PRECISION, BK
+                    )
+                else:
+                    y0, y1, y2, y3 = _products(
+                        a, view_stride, w, gate_stride, 1, H, live_b, live_u, 2, UNTIED, PRECISION,
+                        BB, BU, BK,
+                    )  # fmt: skip
                 r = tl.sigmoid(tl.load(pre_x + of_gates, mask=live, other=0.0) + y0)  # Eq. 10
                 z = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
                 h_seen = tl.load(now + (V - 1) * view_stride + own, mask=live, other=0.0,
@@ -244,10 +304,14 @@ def forward(
                 arrivals += programs
                 _wait_for_all(barrier, arrivals)
             if PHASE != 0:
-                y2 = _product(
-                    operand + b * H, w + 2 * gate_stride, 1, H, live_b, live_u, PRECISION,
-                    BB, BU, BK,
-                )  # fmt: skip
+                if KEEP:
+                    reset = _operand(operand + b * H, H, live_b, BK)
+                    y2 = tl.dot(reset, w2, input_precision=PRECISION)
+                else:
+                    y2 = _product(
+                        operand + b * H, w + 2 * gate_stride, 1, H, live_b, live_u, PRECISION,
+                        BB, BU, BK,
+                    )  # fmt: skip
                 z = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
                 h_prev = tl.load(state + own, mask=live, other=0.0)
                 x_g = tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0)
@@ -262,10 +326,15 @@ def forward(
                                         key, True, BU)  # fmt: skip
                 tl.store(state + own, h_t, mask=live)
         else:
-            y0, y1, y2, y3 = _products(
-                a, view_stride, w, gate_stride, 1, H, live_b, live_u, G, UNTIED, PRECISION,
-                BB, BU, BK,
-            )  # fmt: skip
+            if KEEP:
+                y0, y1, y2, y3 = _products_kept(
+                    a, view_stride, w0, w1, w2, w3, H, live_b, G, UNTIED, PRECISION, BK
+                )
+            else:
+                y0, y1, y2, y3 = _products(
+                    a, view_stride, w, gate_stride, 1, H, live_b, live_u, G, UNTIED, PRECISION,
+                    BB, BU, BK,
+                )  # fmt: skip
             x0 = tl.load(pre_x + of_gates, mask=live, other=0.0)
             if CELL == RNN:
                 h_t = _f(x0 + y0, RELU)  # Eq. 1
@@ -343,7 +412,8 @@ def backward(
     UPDATE: tl.constexpr, HIDDEN: tl.constexpr, STATE: tl.constexpr,
     V: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_DH: tl.constexpr, ALIGNED: tl.constexpr,
     PHASE: tl.constexpr,  # of the paper's GRU: 0 its candidate, 1 its gates, 2 both
-    PERSISTENT: tl.constexpr,
+    PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
+    KEEP: tl.constexpr,  # the weights stay on the chip: BK holds all of H
     PRECISION: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the steps that `forward` ran, from the last one on."""
@@ -358,6 +428,8 @@ def backward(
     own = b[:, None] * H + u[None, :]
     gate_stride = H * H
     w = w_hh + u
+    if KEEP:
+        w0, w1, w2, w3 = _kept(w, gate_stride, H, H, live_u, G, BK)
     where = layer_code + _HIDDEN
     arrivals = 0
     programs = tl.num_programs(0) * tl.num_programs(1)
@@ -387,7 +459,33 @@ def backward(
             end_after = tl.load(offsets + t_after + 1, mask=has_after, other=0)
             run_after = live_b & (b < end_after - at_after)
             a = d_rec + (at_after + b).to(tl.int64) * (G * H)
-            if s > 0:
+            if s > 0 and KEEP:
+                y0, y1, y2, y3 = _products_kept(
+                    a, H, w0, w1, w2, w3, H, run_after, P, True, PRECISION, BK
+                )
+                if V > 1:
+                    grad += y0 * _factor(HIDDEN, t_hidden, s_hidden, unit, t_after, row, where, key,
+                                         ALIGNED, BU)  # fmt: skip
+                    grad += y1 * _factor(HIDDEN, t_hidden, s_hidden, H + unit, t_after, row, where,
+                                         key, ALIGNED, BU)  # fmt: skip
+                    if P > 2:
+                        grad += y2 * _factor(HIDDEN, t_hidden, s_hidden, 2 * H + unit, t_after, row,
+                                             where, key, ALIGNED, BU)  # fmt: skip
+                    if P > 3:
+                        grad += y3 * _factor(HIDDEN, t_hidden, s_hidden, 3 * H + unit, t_after, row,
+                                             where, key, ALIGNED, BU)  # fmt: skip
+                else:
+                    if P > 1:
+                        y0 += y1
+                    if P > 2:
+                        y0 += y2
+                    if P > 3:
+                        y0 += y3
+                    if HIDDEN != NOTHING:
+                        y0 = y0 * _factor(HIDDEN, t_hidden, s_hidden, unit, t_after, row, where,
+                                          key, ALIGNED, BU)  # fmt: skip
+                    grad += y0
+            elif s > 0:
                 if V > 1:
                     for v in tl.static_range(P):
                         through = _product(
@@ -479,10 +577,14 @@ def backward(
                 arrivals += programs
                 _wait_for_all(barrier, arrivals)
             if PHASE != 0:  # through r * d(h) into r and h, Eq. 11
-                d_operand = _product(
-                    d_in + n * (G * H) + 2 * H, w + 2 * gate_stride, H, H, live_b, live_u,
-                    PRECISION, BB, BU, BK,
-                )  # fmt: skip
+                if KEEP:
+                    d_g = _operand(d_in + n * (G * H) + 2 * H, H, live_b, BK)
+                    d_operand = tl.dot(d_g, w2, input_precision=PRECISION)
+                else:
+                    d_operand = _product(
+                        d_in + n * (G * H) + 2 * H, w + 2 * gate_stride, H, H, live_b, live_u,
+                        PRECISION, BB, BU, BK,
+                    )  # fmt: skip
                 r = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
                 h_prev = tl.load(h0 + own, mask=live, other=0.0).to(tl.float32)
                 h_before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)

@@ -23,14 +23,21 @@ _CELLS = {
 _GATES = {"rnn": 1, "lstm": 4, "gru": 3, "gru_paper": 3}
 
 
+# Bytes of recurrent weights that a program keeps on its chip: more, and the compiler spills.
+_KEPT = 32 * 1024
+
+
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """Sizes of a program's tile.
+class Plan:
+    """How a shape is run.
 
     Attributes:
-        rows: Of the batch.
-        units: Of the state; a multiple of 4, as one draw serves four units.
+        rows: Of the batch, in a program's tile.
+        units: Of the state, in a program's tile; a multiple of 4, as one draw serves four units.
         depth: Of the product, taken at a time.
+        persistent: Whether one launch runs all steps, its programs waiting for each other between
+            them; else every step is a launch.
+        keep: Whether each program reads its recurrent weights once, for all steps.
         warps: Of a program.
         stages: Loads in flight.
     """
@@ -38,16 +45,35 @@ class Blocks:
     rows: int
     units: int
     depth: int
-    warps: int = 4
+    persistent: bool
+    keep: bool
+    warps: int
     stages: int = 3
 
     @classmethod
-    def of(cls, batch: int, hidden: int, dtype: torch.dtype) -> "Blocks":
-        """The tile for a shape: small nets in many small tiles, as a step waits for its slowest."""
+    def of(cls, batch: int, hidden: int, gates: int, item: int, processors: int) -> "Plan":
+        """The plan for a shape.
+
+        Persistent where the card holds all programs at once, counted as one for each processor:
+        none may wait for one that has not begun.
+
+        Args:
+            batch: B.
+            hidden: H.
+            gates: G.
+            item: Bytes of a weight.
+            processors: Of the card.
+        """
         rows = 16 if batch <= 16 else 32
-        units = 16 if batch * hidden <= 32 * 1024 else 32
-        depth = min(64 if dtype == torch.float32 else 128, _power_of_two(hidden))
-        return cls(rows, units, depth)
+        units = 16
+        if _tiles(batch, rows) * _tiles(hidden, units) > processors:
+            units = 32
+        persistent = _tiles(batch, rows) * _tiles(hidden, units) <= processors
+        whole = _power_of_two(hidden)
+        keep = persistent and gates * whole * units * item <= _KEPT
+        depth = whole if keep else min(128 // item, whole)
+        warps = 8 if keep or (rows, units) == (32, 32) else 4  # fewer, and registers are spilled
+        return cls(rows, units, depth, persistent, keep, warps)
 
 
 def _power_of_two(n: int) -> int:
@@ -70,7 +96,9 @@ class _Layer:
         self.key = torch.zeros((), dtype=torch.int64) if at.key is None else at.key
         self.key = self.key.to(at.x.device, non_blocking=True)
         self.rows = self.offsets if at.rows is None else at.rows.contiguous()
-        self.blocks = Blocks.of(self.batch, self.hidden, at.x.dtype)
+        self.plan = Plan.of(
+            self.batch, self.hidden, self.gates, at.x.element_size(), processors(at.x.device)
+        )
         self.code = 4 * how.reverse + 8 * how.layer
         self.hidden_acts = self._acts(1)
         self.sites = {
@@ -79,10 +107,10 @@ class _Layer:
             "V": self.views,
             "HAS_ROWS": at.rows is not None,
             "ALIGNED": self.views == 1 or self.hidden % 4 == 0,
-            "BB": self.blocks.rows,
-            "BU": self.blocks.units,
+            "BB": self.plan.rows,
+            "BU": self.plan.units,
         }
-        self.grid = (_tiles(self.batch, self.blocks.rows), _tiles(self.hidden, self.blocks.units))
+        self.grid = (_tiles(self.batch, self.plan.rows), _tiles(self.hidden, self.plan.units))
         self.places = {"offsets": self.offsets, "rows": self.rows, "key_at": self.key}
 
     def _acts(self, site: int) -> int:
@@ -113,20 +141,30 @@ class _Layer:
                 "RELU": how.activation == "relu",
                 "UPDATE": self._acts(0),
                 "STATE": self._acts(2),
-                "PERSISTENT": False,
+                "PERSISTENT": self.plan.persistent,
+                "KEEP": self.plan.keep,
                 "PRECISION": product_precision(),
-                "BK": self.blocks.depth,
-                "num_warps": self.blocks.warps,
-                "num_stages": self.blocks.stages,
+                "BK": self.plan.depth,
+                "num_warps": self.plan.warps,
+                "num_stages": self.plan.stages,
             }
         )
 
-    def each_step(self, kernel: Any, arguments: dict[str, Any]) -> None:
-        """Launch a kernel for every step, for a paper's GRU twice: it has two products."""
-        phases = (0, 1) if self.how.cell == "gru_paper" else (0,)
+    def run(self, kernel: Any, arguments: dict[str, Any]) -> None:
+        """Run `kernels.forward` or `kernels.backward` over all steps."""
+        two_products = self.how.cell == "gru_paper"
+        if self.plan.persistent:
+            barrier = torch.zeros((), dtype=torch.int32, device=self.at.x.device)
+            if barrier.is_cuda:
+                arguments = arguments | {"launch_cooperative_grid": True}
+            phase = 2 if two_products else 0
+            kernel[self.grid](first=0, count=self.steps, PHASE=phase, barrier=barrier, **arguments)
+            return
         for step in range(self.steps):
-            for phase in phases:
-                kernel[self.grid](first=step, count=1, PHASE=phase, **arguments)
+            for phase in (0, 1) if two_products else (0,):
+                kernel[self.grid](
+                    first=step, count=1, PHASE=phase, barrier=self.offsets, **arguments
+                )
 
     def see(self, initial: Tensor, h: Tensor | None) -> Tensor:
         """What the gates see of h before every step, [V, N, H]; without ``h``, before the first.
@@ -198,6 +236,13 @@ def _offsets(sizes: list[int], device: torch.device) -> Tensor:
     return ends.to(device, non_blocking=True)
 
 
+def processors(device: torch.device) -> int:
+    """Programs that run at once. Triton's interpreter runs one after the other."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def product_precision() -> str:
     """How float32 is multiplied: as torch's switch for its own recurrent layers says."""
     rnn: Any = torch.backends.cudnn.rnn
@@ -220,7 +265,7 @@ def scan(*args: Any) -> Outputs:
     inner = none.float()
     if how.cell in ("lstm", "gru"):
         inner = at.x.new_empty(layer.total, layer.hidden, dtype=torch.float32)
-    layer.each_step(
+    layer.run(
         kernels.forward,
         layer.step_arguments()
         | {
@@ -233,7 +278,6 @@ def scan(*args: Any) -> Outputs:
             "h": h,
             "gates": gates,
             "inner": inner,
-            "barrier": layer.offsets,
             "HAS_B_HN": b_hn is not None,
         },
     )
@@ -270,7 +314,7 @@ def scan_backward(*args: Any) -> Gradients:
     dh, dc = (_start(g, at.h0) for g in (dh_n, dc_n))
     d_in = at.x.new_empty(layer.total, at.w_hh.shape[0])
     d_rec = torch.empty_like(d_in) if how.cell == "gru" else d_in
-    layer.each_step(
+    layer.run(
         kernels.backward,
         layer.step_arguments()
         | {
@@ -285,7 +329,6 @@ def scan_backward(*args: Any) -> Gradients:
             "dc": dc,
             "d_in": d_in,
             "d_rec": d_rec,
-            "barrier": layer.offsets,
             "HAS_DH": dh_out is not None,
         },
     )
