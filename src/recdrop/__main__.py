@@ -25,6 +25,8 @@ def report() -> str:
         state = backend.summary if missing is None else f"not here: {missing}"
         if backend.name == "native" and missing is None:
             state += f", by {native.instruction_set()}"
+        if backend.by_name:
+            state += " (by name only)"
         lines.append(f"  {backend.name:<10}{state}")
     return "\n".join(lines)
 

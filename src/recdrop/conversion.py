@@ -153,8 +153,8 @@ def explain_backend(layer: RNN | LSTM | GRU, x: object, hx: object = None) -> st
             verdict = f"not asked, the layer names {layer.backend!r}"
         elif objection is not None:
             verdict = f"no: {objection}"
-        elif chosen:
-            verdict = "could run it"
+        elif chosen or (backend.by_name and layer.backend == "auto"):
+            verdict = "could run it" + ", if asked for by name" * backend.by_name
         else:
             chosen, verdict = True, f"runs this call: {backend.summary}"
         lines.append(f"{backend.name}: {verdict}")

@@ -24,6 +24,7 @@ class Backend:
         run: Output and final state of a call.
         missing: Why it cannot run anything on this machine, or None.
         traceable: Whether `torch.compile` and `torch.export` can take it into their graph.
+        by_name: Whether ``"auto"`` passes it over.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Backend:
     run: RunFunction
     missing: Callable[[], str | None] = lambda: None
     traceable: bool = False
+    by_name: bool = False
 
 
 BACKENDS: dict[str, Backend] = {
@@ -58,6 +60,7 @@ BACKENDS: dict[str, Backend] = {
             triton.run,
             triton.missing,
             traceable=True,
+            by_name=True,  # until it has run on a card: docs/benchmarks/gpu.md
         ),
         Backend(
             "reference",
@@ -93,7 +96,7 @@ def select(call: Recurrence, name: str = "auto") -> Backend:
         BackendUnsupported: The named backend cannot run this call.
     """
     if name == "auto":
-        order = list(BACKENDS.values())
+        order = [backend for backend in BACKENDS.values() if not backend.by_name]
         if torch.compiler.is_compiling():
             order.sort(key=lambda b: not b.traceable)
         return next(b for b in order if b.why_not(call) is None)
