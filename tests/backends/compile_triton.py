@@ -27,7 +27,7 @@ TYPES = {
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
-OPTIONS = ("num_warps", "num_stages", "launch_cooperative_grid")
+OPTIONS = ("num_warps", "num_stages")
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -42,6 +42,7 @@ class Compiler:
 
     def launch(self, **arguments):
         options = {name: arguments.pop(name) for name in OPTIONS if name in arguments}
+        options["launch_cooperative_grid"] = bool(arguments.get("PERSISTENT"))
         source = self.source(arguments)
         seen = (self.kernel.__name__, repr(source.signature), repr(source.constants))
         if seen in self.found:
@@ -72,7 +73,9 @@ class Compiler:
             if name in constants or (name in specialised and value is 1):  # noqa: F632
                 signature[name], values[at,] = "constexpr", value
             elif isinstance(value, torch.Tensor):
-                signature[name], attributes[at,] = TYPES[value.dtype], [["tt.divisibility", 16]]
+                signature[name] = TYPES[value.dtype]
+                if value.data_ptr() % 16 == 0:
+                    attributes[at,] = [["tt.divisibility", 16]]
             elif isinstance(value, float):
                 signature[name] = "fp32"
             else:

@@ -274,7 +274,14 @@ def test_fakes_have_the_shapes_of_the_real_ones():
 # KiB of shared memory that one program may have: CUDA C++ Programming Guide, compute capabilities.
 SHARED = {80: 163, 90: 227, 100: 227}
 PROCESSORS = {80: 108, 90: 132, 100: 148}  # of an A100, an H100 and a B200
-SIZES = {"small": (32, 64), "word": (32, 256), "large": (16, 768), "wide": (64, 1024)}  # B, H
+SIZES = {  # B, H
+    "one": (1, 1),
+    "small": (32, 64),
+    "word": (32, 256),
+    "odd": (20, 301),
+    "large": (16, 768),
+    "wide": (64, 1024),
+}
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -3,6 +3,7 @@
 Triton is imported when the first call runs, never before.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -73,13 +74,20 @@ _run_scan = partial(ops.scan, name="triton_scan")
 def _scan(*args: Any) -> tuple[Tensor, ...]:
     from recdrop.backends.triton import launch
 
-    return tuple(launch.scan(*args))
+    with _device_of(args[0]):
+        return tuple(launch.scan(*args))
 
 
 def _scan_backward(*args: Any) -> tuple[Tensor, ...]:
     from recdrop.backends.triton import launch
 
-    return tuple(launch.scan_backward(*args))
+    with _device_of(args[3]):
+        return tuple(launch.scan_backward(*args))
+
+
+def _device_of(x: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whatever the tensors' own."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 ops.define("triton_scan")

@@ -112,7 +112,7 @@ def _products(
         w_at = w[None, :] + k[:, None] * w_k
         a_live = live_b[:, None] & (k < k_total)[None, :]
         w_live = live_u[None, :] & (k < k_total)[:, None]
-        # .cg: other programs have written it, past this processor's own cache.
+        # .cg: other programs have written it; what orders the two is `_wait_for_all`.
         seen = tl.load(a_at, mask=a_live, other=0.0, cache_modifier=".cg")
         s0 = tl.dot(seen, tl.load(w_at, mask=w_live, other=0.0), s0, input_precision=PRECISION)
         if G > 1:
@@ -563,6 +563,7 @@ def backward(
                     tl.store(d_rec + of_gates, d0.to(to), mask=live)
                     tl.store(d_rec + of_gates + H, d1.to(to), mask=live)
                     tl.store(d_rec + of_gates + 2 * H, (d2 * r).to(to), mask=live)
+            tl.debug_barrier()  # the value was read above, perhaps by another thread
             tl.store(dh + own, carry, mask=live)
             if CELL != GRU_PAPER:
                 tl.store(d_in + of_gates, d0.to(d_in.dtype.element_ty), mask=live)
@@ -639,10 +640,10 @@ def see(
     if FIRST:
         live = live & (run_before == 0)
         target = own
-        view_stride = B * H
+        view_stride = tl.cast(B, tl.int64) * H
     else:
         target = (at + b).to(tl.int64)[:, None] * H + u[None, :]
-        view_stride = N * H
+        view_stride = tl.cast(N, tl.int64) * H
     for v in tl.static_range(V):
         start = initial + v * B * H if INITIAL_VIEWS else initial
         value = tl.load(start + own, mask=live & (run_before == 0), other=0.0).to(tl.float32)

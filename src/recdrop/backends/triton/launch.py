@@ -51,7 +51,9 @@ class Plan:
     stages: int = 3
 
     @classmethod
-    def of(cls, batch: int, hidden: int, gates: int, item: int, processors: int) -> "Plan":
+    def of(
+        cls, batch: int, hidden: int, gates: int, item: int, processors: int, untied: bool = False
+    ) -> "Plan":
         """The plan for a shape.
 
         Persistent where the card holds all programs at once, counted as one for each processor:
@@ -63,10 +65,12 @@ class Plan:
             gates: G.
             item: Bytes of a weight.
             processors: Of the card.
+            untied: Whether each gate multiplies a view of its own, which takes registers.
         """
         rows = 16 if batch <= 16 else 32
         units = 16
-        if _tiles(batch, rows) * _tiles(hidden, units) > processors:
+        large = not untied and hidden % 16 == 0  # else a large tile's registers are spilled
+        if _tiles(batch, rows) * _tiles(hidden, units) > processors and large:
             units = 32
         persistent = _tiles(batch, rows) * _tiles(hidden, units) <= processors
         whole = _power_of_two(hidden)
@@ -93,11 +97,18 @@ class _Layer:
         self.untied = not how.tied and (how.thresholds[1] > 0 or how.scales[1] != 1.0)
         self.views = self.gates if self.untied else 1
         self.offsets = _offsets(self.sizes, at.x.device)
-        self.key = torch.zeros((), dtype=torch.int64) if at.key is None else at.key
-        self.key = self.key.to(at.x.device, non_blocking=True)
-        self.rows = self.offsets if at.rows is None else at.rows.contiguous()
+        device = at.x.device
+        self.key = torch.zeros((), dtype=torch.int64, device=device)
+        if at.key is not None:
+            self.key = at.key.to(device, non_blocking=True)
+        self.rows = self.offsets if at.rows is None else at.rows.to(device).contiguous()
         self.plan = Plan.of(
-            self.batch, self.hidden, self.gates, at.x.element_size(), processors(at.x.device)
+            self.batch,
+            self.hidden,
+            self.gates,
+            at.x.element_size(),
+            processors(at.x.device),
+            self.untied,
         )
         self.code = 4 * how.reverse + 8 * how.layer
         self.hidden_acts = self._acts(1)
