@@ -48,7 +48,7 @@ class Plan:
     persistent: bool
     keep: bool
     warps: int
-    stages: int = 3
+    stages: int
 
     @classmethod
     def of(
@@ -75,9 +75,11 @@ class Plan:
         persistent = _tiles(batch, rows) * _tiles(hidden, units) <= processors
         whole = _power_of_two(hidden)
         keep = persistent and gates * whole * units * item <= _KEPT
-        depth = whole if keep else min(128 // item, whole)
-        warps = 8 if keep or (rows, units) == (32, 32) else 4  # fewer, and registers are spilled
-        return cls(rows, units, depth, persistent, keep, warps)
+        # Rows that do not start on 16 bytes are loaded value by value, each by an address.
+        aligned = hidden * item % 16 == 0
+        depth = whole if keep else min(128 // item if aligned else 32, whole)
+        warps = 8 if keep or rows == 32 else 4  # fewer, and registers are spilled
+        return cls(rows, units, depth, persistent, keep, warps, 3 if aligned else 1)
 
 
 def _power_of_two(n: int) -> int:
