@@ -60,7 +60,7 @@ BACKENDS: dict[str, Backend] = {
             triton.run,
             triton.missing,
             traceable=True,
-            by_name=True,  # until it has run on a card: docs/benchmarks/gpu.md
+            by_name=True,  # until it has run on a card: docs/triton.md
         ),
         Backend(
             "reference",
