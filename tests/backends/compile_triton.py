@@ -70,7 +70,7 @@ class Compiler:
         signature, values, attributes = {}, {}, {}
         for at, name in enumerate(names):
             value = arguments[name]
-            if name in constants or (name in specialised and value is 1):  # noqa: F632
+            if name in constants or (name in specialised and type(value) is int and value == 1):
                 signature[name], values[at,] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 signature[name] = TYPES[value.dtype]

@@ -1,13 +1,14 @@
 """The Triton kernels: their source in the interpreter, and compiled for GPUs that are not here.
 
 The interpreter proves formulae and addresses, on any machine; it knows neither races nor limits of
-memory. bfloat16 products are broken in it and are only compiled here. What needs a GPU is marked.
+memory. bfloat16 products are broken in it and are only compiled here.
 """
 
 import dataclasses
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -222,8 +223,7 @@ def test_what_it_lacks_is_said(change, message):
     layer = recdrop.LSTM(2, 5, recurrent_dropout=0.4, **change)
     x = torch.randn(3, 2, 2, dtype=change.get("dtype"))
     objection = triton.why_not_anywhere(recorded(layer, x))
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(objection)
+    assert re.search(message, objection)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

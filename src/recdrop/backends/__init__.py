@@ -55,7 +55,7 @@ BACKENDS: dict[str, Backend] = {
         ),
         Backend(
             "triton",
-            "kernels of one step each for float32, bfloat16 and float16 on NVIDIA GPUs",
+            "kernels of one step or of all for float32, bfloat16 and float16 on NVIDIA GPUs",
             triton.why_not,
             triton.run,
             triton.missing,

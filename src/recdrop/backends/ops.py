@@ -153,7 +153,7 @@ def _scale(spec: RecurrentDropout, training: bool) -> float:
 def _fake_scan(*args: Any) -> Outputs:
     at, how = Inputs(*args[:11]), Config(*args[11:])
     n, (gate_width, _) = at.x.shape[0], at.w_hh.shape
-    hidden = gate_width // _GATES[how.cell]
+    hidden = gate_width // GATES[how.cell]
     none = at.x.new_empty(0)
     inner = torch.float64 if at.x.dtype == torch.float64 else torch.float32
     return Outputs(
@@ -167,7 +167,7 @@ def _fake_scan(*args: Any) -> Outputs:
     )
 
 
-_GATES = {"rnn": 1, "lstm": 4, "gru": 3, "gru_paper": 3}
+GATES = {"rnn": 1, "lstm": 4, "gru": 3, "gru_paper": 3}
 
 
 def _fake_scan_backward(*args: Any) -> Gradients:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recdrop.backends.ops import Config, Gradients, Inputs, Outputs
+from recdrop.backends.ops import GATES, Config, Gradients, Inputs, Outputs
 from recdrop.backends.triton import kernels
 
 _CELLS = {
@@ -20,7 +20,6 @@ _CELLS = {
     "gru": kernels.GRU.value,
     "gru_paper": kernels.GRU_PAPER.value,
 }
-_GATES = {"rnn": 1, "lstm": 4, "gru": 3, "gru_paper": 3}
 
 
 # Bytes of recurrent weights that a program keeps on its chip: more, and the compiler spills.
@@ -93,7 +92,7 @@ class _Layer:
         self.how, self.at = how, at
         self.batch, self.hidden = at.h0.shape
         self.total = at.x.shape[0]
-        self.gates = _GATES[how.cell]
+        self.gates = GATES[how.cell]
         self.sizes = _step_sizes(at)
         self.steps = len(self.sizes)
         self.untied = not how.tied and (how.thresholds[1] > 0 or how.scales[1] != 1.0)
