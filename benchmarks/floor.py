@@ -158,7 +158,7 @@ def products(shape: Shape) -> dict[str, list[Callable[[], object]]]:
         "steps forward": [each(h, w_hh.T), each(h, packed(w_hh).T), own((flat_h, w_hh.T))],
         "steps backward": [each(gates, w_hh), each(gates, packed(w_hh)), own((flat, w_hh))],
         "input gradient": [once((flat, w_ih)), once((flat, packed(w_ih))), own((flat, w_ih))],
-        "weight gradients": [once(*both), own(*both)],
+        "weight gradients": [once(*both), own(*both), own(*((b.T, a.T) for a, b in both))],
         "calls": [each(one.expand(steps, 1, 1), one)],
     }
 

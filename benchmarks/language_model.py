@@ -147,7 +147,9 @@ class Step:
         """The update."""
         self.optimiser.zero_grad()
         self.part(self.done % WINDOWS).backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if norm > CLIP:
+            nn.utils.clip_grads_with_norm_(self.parameters, CLIP, norm)
         self.optimiser.step()
         self.done += 1
 

@@ -20,7 +20,7 @@ from recdrop.lab.tasks.language_model import (
     paper_style,
     paper_windows,
 )
-from recdrop.lab.tasks.net import deterministic, recurrent_dropout
+from recdrop.lab.tasks.net import ForwardDropout, deterministic, recurrent_dropout
 from recdrop.lab.tasks.streams import training_streams
 from recdrop.lab.text import Corpus
 from recdrop.lab.vocabulary import Vocabulary
@@ -166,6 +166,22 @@ def test_forward_dropout_is_inverted_and_where_it_should_be():
     ratio = seen["x"] / net.embedding(symbols)
     assert set(ratio.unique().tolist()) == {0.0, 2.0}
     assert set((hidden / seen["h"]).unique().round(decimals=9).tolist()) == {0.0, 4.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.9])
+def test_forward_dropout_keeps_one_minus_rate(rate: float, dtype: torch.dtype):
+    drop, ones = ForwardDropout(rate), torch.ones(500, 400, dtype=dtype, requires_grad=True)
+    torch.manual_seed(0)
+    out = drop(ones)
+    assert out.dtype == dtype
+    assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / (1 - rate), dtype=dtype).item()}
+    kept = int(out.count_nonzero())
+    assert stats.binomtest(kept, ones.numel(), 1 - rate).pvalue > FALSE_ALARM
+    (grad,) = torch.autograd.grad(out.sum(), ones)
+    assert torch.equal(grad, out)
+    assert drop.eval()(ones) is ones
+    assert ForwardDropout(0.0)(ones) is ones
 
 
 def test_every_field_of_a_spec_arrives():

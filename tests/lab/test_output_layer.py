@@ -57,6 +57,50 @@ def test_only_what_is_wanted_gets_a_gradient(wanted: int):
         torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("upstream", [1.0, -0.3])
+def test_scale_is_of_value_and_gradients(upstream: float):
+    leaves, targets = layer()
+    value, true = cross_entropy_sum(*leaves, targets, 0.125), plain(*leaves, targets) / 8
+    torch.testing.assert_close(value, true, rtol=1e-13, atol=0)
+    ours, theirs = (torch.autograd.grad(x * upstream, leaves) for x in (value, true))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-13, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(cross_entropy_sum(*leaves, targets, 0.125), true)
+
+
+def test_gradients_that_are_kept_are_added_up_and_stay():
+    leaves, targets = layer()
+    value = cross_entropy_sum(*leaves, targets)
+    true = torch.autograd.grad(plain(*leaves, targets), leaves)
+    for times in (1, 2, 3):
+        value.backward(retain_graph=times < 3)
+        for leaf, once in zip(leaves, true, strict=True):
+            torch.testing.assert_close(leaf.grad, times * once)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_calls_between_forward_and_backward_change_nothing():
+    leaves, targets = layer()
+    value = cross_entropy_sum(*leaves, targets)
+    cross_entropy_sum(*(2 * leaf for leaf in leaves), targets).backward(inputs=leaves)
+    for leaf in leaves:
+        leaf.grad = None
+    value.backward()
+    true = torch.autograd.grad(plain(*leaves, targets), leaves)
+    for leaf, other in zip(leaves, true, strict=True):
+        torch.testing.assert_close(leaf.grad, other)
+
+
+def test_memory_is_used_again_for_any_size_and_type():
+    for dtype in (torch.float32, torch.float64):
+        for n, v in ((23, 11), (5, 7), (40, 11), (23, 11)):
+            leaves, targets = layer(n=n, v=v, dtype=dtype)
+            true = F.cross_entropy(F.linear(*leaves), targets, reduction="none")
+            torch.testing.assert_close(cross_entropies(*leaves, targets), true.detach())
+
+
 def test_it_is_differentiated_once():
     leaves, targets = layer()
     squared = cross_entropy_sum(*leaves, targets) ** 2

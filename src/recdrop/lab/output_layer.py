@@ -1,15 +1,13 @@
 """The linear layer over the vocabulary and its cross entropy, in one piece.
 
 With 10,000 words it is five sixths of a training step's arithmetic, and its logits are by far the
-largest matrix: 45 MB for 1,120 predictions. Here a chunk of rows at a time becomes logits, then
-probabilities, which become the gradient of the logits in their place, and all gradients are ready
-when the loss is. The products are `recdrop.functional.product`.
-
-Measured (1,120 rows, 256 units, 10,000 words, forward and backward; AMD Zen 5, one thread): 95 ms,
-against 166 ms of `torch.nn.functional.linear_cross_entropy` in its fastest chunks and 211 ms of a
-plain linear layer and cross entropy; with 3,200 rows, 1,024 units, 50 characters 8, 11 and 11 ms.
+largest matrix: 45 MB for 1,120 predictions. Here they become probabilities, and these the gradient
+of the logits, in one and the same memory, and all gradients are ready when the loss is. The
+products are `recdrop.functional.product`. How a whole step stands to its bare products and to
+torch's: docs/benchmarks/cpu.md.
 """
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +17,30 @@ from torch.autograd.function import once_differentiable
 
 import recdrop
 
-_CHUNK = 1 << 22  # logits at a time: more rows make better products, fewer stay in the third cache
+_CHUNK = 1 << 24  # logits at a time, 64 MB: fewer rows make slower products
 
 
-def cross_entropy_sum(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+class _Workspace(threading.local):
+    """One chunk, kept by its thread: to get 45 MB anew takes half as long as a product."""
+
+    def __init__(self) -> None:
+        self._kept = torch.empty(0)
+
+    def matrix(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """[rows, columns] of anything, until the next call."""
+        kept = self._kept
+        if kept.numel() < rows * columns or (kept.device, kept.dtype) != (like.device, like.dtype):
+            self._kept = torch.empty(0)  # the old goes before the new comes
+            self._kept = like.new_empty(rows * columns)
+        return self._kept[: rows * columns].view(rows, columns)
+
+
+_workspace = _Workspace()
+
+
+def cross_entropy_sum(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, scale: float = 1.0
+) -> Tensor:
     """Cross entropy of linear predictions, summed; what is kept for backward are its gradients.
 
     Args:
@@ -30,13 +48,15 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Ten
         weight: [V, H].
         bias: [V].
         targets: int64 [N], below V.
+        scale: What the sum is multiplied by. Here it costs nothing; behind, a pass over the
+            gradient of ``weight``.
 
     Returns:
-        Scalar in nats. It can be differentiated once.
+        Scalar in nats times ``scale``. It can be differentiated once.
     """
     if not torch.is_grad_enabled():  # a Function is not told, and would compute its gradients
-        return cross_entropies(hidden, weight, bias, targets).sum()
-    return _CrossEntropySum.apply(hidden, weight, bias, targets)
+        return cross_entropies(hidden, weight, bias, targets).sum() * scale
+    return _CrossEntropySum.apply(hidden, weight, bias, targets, scale)
 
 
 @torch.no_grad()
@@ -55,13 +75,16 @@ def cross_entropies(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
 
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-        on_hidden, on_weight, on_bias, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, scale: float
+    ) -> Tensor:
+        on_hidden, on_weight, on_bias, *_ = ctx.needs_input_grad
         d_hidden = torch.empty_like(hidden) if on_hidden else None
         first = torch.empty_like if len(hidden) else torch.zeros_like
         d_weight = first(weight) if on_weight else None
         d_bias = torch.zeros_like(bias) if on_bias else None
-        more = torch.empty_like(weight) if on_weight else None
+        more = None
+        inputs = hidden * scale if on_weight else hidden
         total = hidden.new_zeros(())
         for rows, each, d_logits in _probabilities(hidden, weight, bias, targets):
             total += each.sum()
@@ -70,13 +93,17 @@ class _CrossEntropySum(torch.autograd.Function):
             if d_hidden is not None:
                 recdrop.functional.product(d_hidden[rows], d_logits, weight)
             if d_weight is not None and rows.start == 0:
-                recdrop.functional.product(d_weight, d_logits.T, hidden[rows])
-            elif d_weight is not None and more is not None:
-                d_weight += recdrop.functional.product(more, d_logits.T, hidden[rows])
+                recdrop.functional.product(d_weight, d_logits.T, inputs[rows])
+            elif d_weight is not None:
+                more = torch.empty_like(d_weight) if more is None else more
+                d_weight += recdrop.functional.product(more, d_logits.T, inputs[rows])
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
+        for small in (d_hidden, d_bias):
+            if small is not None:
+                small *= scale
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        return total
+        return total * scale
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,7 +112,10 @@ class _CrossEntropySum(torch.autograd.Function):
 
 @once_differentiable
 def _scaled(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    return *(None if g is None else g * upstream for g in ctx.saved_tensors), None
+    grads = ctx.saved_tensors
+    if upstream.device.type == "cpu" and upstream == 1.0:  # elsewhere to ask would be to wait
+        return *grads, None, None
+    return *(None if g is None else g * upstream for g in grads), None, None
 
 
 def _probabilities(
@@ -96,19 +126,16 @@ def _probabilities(
     The next rows' probabilities take the same memory.
     """
     size = _rows(hidden, weight)
-    memory = hidden.new_empty(2, size, len(weight))
+    memory = _workspace.matrix(size, len(weight), hidden)
     for start in range(0, len(hidden), size):
         rows = slice(start, min(start + size, len(hidden)))
-        logits, probabilities = memory[:, : rows.stop - start]
+        logits = probabilities = memory[: rows.stop - start]
         recdrop.functional.product(logits, hidden[rows], weight.T, bias)
+        largest, right = logits.amax(1), logits.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
         torch.softmax(logits, 1, out=probabilities)
         # The logarithm of the sum of exponentials, from the likeliest symbol, whose is never lost.
-        log_sums = logits.amax(1) - probabilities.amax(1).log()
-        yield (
-            rows,
-            log_sums - logits.gather(1, targets[rows].unsqueeze(1)).squeeze(1),
-            probabilities,
-        )
+        log_sums = largest - probabilities.amax(1).log()
+        yield rows, log_sums - right, probabilities
 
 
 def _rows(hidden: Tensor, weight: Tensor) -> int:

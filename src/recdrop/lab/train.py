@@ -228,8 +228,9 @@ class _Trainer:
         norm = nn.utils.get_total_norm(grads.values())
         if not math.isfinite(norm.item()):
             raise self._diverged(f"the gradient's norm is {norm.item()}", _culprit(grads.items()))
-        if self.run.optim.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.run.optim.clip_norm, norm)
+        most = self.run.optim.clip_norm
+        if most is not None and norm > most:
+            nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
         self.optimiser.step()
         now = self.progress
         self._move(

@@ -15,7 +15,7 @@ import recdrop
 from recdrop.lab.config import LanguageModel, LanguageModelRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.output_layer import cross_entropies, cross_entropy_sum
-from recdrop.lab.tasks.net import deterministic, recurrent_layers, uniform_start
+from recdrop.lab.tasks.net import ForwardDropout, deterministic, recurrent_layers, uniform_start
 from recdrop.lab.tasks.streams import Streams, read_rows, training_streams
 from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
 
@@ -43,9 +43,9 @@ class LanguageModelNet(nn.Module):
     def __init__(self, vocabulary_size: int, model: LanguageModel) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, model.embedding)
-        self.dropout_in = nn.Dropout(model.dropout_in)
+        self.dropout_in = ForwardDropout(model.dropout_in)
         self.rnn: nn.RNNBase = recurrent_layers(model, model.embedding)
-        self.dropout_out = nn.Dropout(model.dropout_out)
+        self.dropout_out = ForwardDropout(model.dropout_out)
         self.output = nn.Linear(model.hidden, vocabulary_size)
 
     def __call__(self, symbols: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -142,8 +142,10 @@ class LanguageModelTask:
         hidden, state = self.net.hidden(inputs, self._state)
         self._state = tuple(s.detach() for s in state)
         layer = self.net.output
-        nats = cross_entropy_sum(hidden.flatten(0, 1), layer.weight, layer.bias, targets.flatten())
-        return Part(nats / self.rows, nats.detach(), targets.numel())
+        objective = cross_entropy_sum(
+            hidden.flatten(0, 1), layer.weight, layer.bias, targets.flatten(), 1 / self.rows
+        )
+        return Part(objective, objective.detach() * self.rows, targets.numel())
 
     def score(self, nats: float, count: int, right: int = 0) -> float:
         """Perplexity of words, bits of a character."""

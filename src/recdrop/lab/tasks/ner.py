@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from recdrop.lab.config import NerRun, Tagger
 from recdrop.lab.conll import Scores, Sentence, score
-from recdrop.lab.tasks.net import deterministic, recurrent_layers, uniform_start
+from recdrop.lab.tasks.net import ForwardDropout, deterministic, recurrent_layers, uniform_start
 from recdrop.lab.tasks.rows import AT_A_TIME, batches_of, in_order, nothing, packed
 from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
 from recdrop.lab.words import Words, WordTable
@@ -50,11 +50,11 @@ class TaggerNet(nn.Module):
         self.window, self.capitals = model.window, model.capitals
         self.table = WordTable(words, model.embedding, vectors, tune=model.tune)
         width = model.window * (self.table.width + len(SHAPES) * model.capitals)
-        self.dropout_in = nn.Dropout(model.dropout_in)
+        self.dropout_in = ForwardDropout(model.dropout_in)
         self.rnn = recurrent_layers(
             model, width, activation=model.activation, bidirectional=model.bidirectional
         )
-        self.dropout_out = nn.Dropout(model.dropout_out)
+        self.dropout_out = ForwardDropout(model.dropout_out)
         self.output = nn.Linear(model.hidden * (1 + model.bidirectional), tags)
 
     def __call__(self, ids: Tensor, shapes: Tensor, lengths: Tensor) -> PackedSequence:

