@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import recdrop
 from recdrop import rng
@@ -180,6 +181,39 @@ def test_keys_cover_64_bits():
     for bit in range(64):
         ones = int(((keys >> bit) & 1).sum())
         assert stats.binomtest(ones, 400).pvalue > FALSE_ALARM / 64
+
+
+def test_a_device_draws_from_its_own_generator():
+    cpu = torch.device("cpu")
+    keys = []
+    for device in (None, cpu):
+        torch.manual_seed(3)
+        keys.append(int(rng.draw_key(0, device)))
+        with recdrop.hold_masks(7):
+            keys.append(int(rng.draw_key(0, device)))
+    assert keys[:2] == keys[2:]
+
+
+def test_a_graphs_key_is_on_the_device(monkeypatch):
+    cuda, cpu = torch.device("cuda", 1), torch.device("cpu")
+    capturing = False
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    assert rng.key_device(cuda) is None
+    assert rng.key_device(cpu) is None
+    capturing = True
+    assert rng.key_device(cuda) == cuda
+    assert rng.key_device(cpu) is None
+    capturing = False
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert rng.key_device(cuda) == cuda
+    assert rng.key_device(cpu) is None
+
+
+def test_a_fake_key_lies_where_it_is_asked_for():
+    with FakeTensorMode():
+        assert rng.draw_key(0).device.type == "cpu"
+        fake = rng.draw_key(0, torch.device("cuda", 0))
+        assert (fake.device, fake.dtype, fake.shape) == (torch.device("cuda", 0), torch.int64, ())
 
 
 class TestHoldMasks:

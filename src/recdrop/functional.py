@@ -14,7 +14,7 @@ from recdrop import backends
 from recdrop._types import ActivationName, Cell
 from recdrop.backends.call import GATES, Recurrence, autocast_dtype
 from recdrop.dropout import RecurrentDropout, as_specs
-from recdrop.rng import draw_key
+from recdrop.rng import draw_key, key_device
 
 RecurrentDropoutArg = float | RecurrentDropout | Iterable[RecurrentDropout]
 _UNOWNED = -1  # functional calls count as one layer object inside hold_masks
@@ -250,7 +250,8 @@ def run(
         owner: The number of the layer object, for `hold_masks`.
     """
     if call.training and call.acting:
-        call = call.with_key(draw_key(owner) if key is None else checked_key(key))
+        drawn = draw_key(owner, key_device(call.x.device)) if key is None else checked_key(key)
+        call = call.with_key(drawn)
     return backends.run(call, backends.checked_name(backend))
 
 

@@ -47,7 +47,7 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> t
         Four int64 tensors of that shape, each holding a 32-bit word, in Random123's order.
     """
     c0, c1, c2, c3 = counter
-    key = key.to(c0.device)
+    key = key_on(key, c0.device)
     k0, k1 = key & _LOW32, (key >> 32) & _LOW32
     for _ in range(_ROUNDS):
         # int64 products wrap, which leaves all 64 bits of the unsigned product in place.
@@ -126,12 +126,15 @@ class _HeldStack(threading.local):
 _held = _HeldStack()
 
 
-def _random_key() -> Tensor:
-    return torch.empty((), dtype=torch.int64).random_(-(2**63), None)
+def _random_key(device: torch.device | None = None) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device).random_(-(2**63), None)
 
 
-def _draw_key(owner: int) -> Tensor:
-    return _held.blocks[-1].key(owner).clone() if _held.blocks else _random_key()
+def _draw_key(owner: int, device: torch.device | None = None) -> Tensor:
+    if not _held.blocks:
+        return _random_key(device)
+    key = _held.blocks[-1].key(owner)
+    return key.clone() if device is None else key_on(key, device)
 
 
 # An opaque op, so that a compiled graph draws anew at every call and activation checkpointing,
@@ -140,20 +143,43 @@ torch.library.custom_op(
     "recdrop::draw_key",
     _draw_key,
     mutates_args=(),
-    schema="(int owner) -> Tensor",
+    schema="(int owner, Device? device=None) -> Tensor",
     tags=(torch.Tag.nondeterministic_seeded,),
-).register_fake(lambda owner: torch.empty((), dtype=torch.int64))
+).register_fake(lambda owner, device=None: torch.empty((), dtype=torch.int64, device=device))
 
 
-def draw_key(owner: int) -> Tensor:
-    """The key of one forward call: a 64-bit integer as an int64 scalar on the CPU.
+def draw_key(owner: int, device: torch.device | None = None) -> Tensor:
+    """The key of one forward call: a 64-bit integer as an int64 scalar.
 
-    Outside `hold_masks` it is drawn from torch's CPU generator; inside, it is the owner's.
+    Outside `hold_masks` it is drawn from torch's generator; inside, it is the owner's.
 
     Args:
         owner: The number of the layer object that asks.
+        device: Whose generator, and where the key lies; None is the CPU.
     """
-    return torch.ops.recdrop.draw_key(owner)
+    return torch.ops.recdrop.draw_key(owner, device)
+
+
+def key_device(of: torch.device) -> torch.device | None:
+    """Where the key of a call is drawn whose tensors are on ``of``, for `draw_key`.
+
+    On the CPU, where it costs nothing and no device has to be waited for. But in a CUDA graph that
+    key would be a constant, and every replay would drop the same units: while one is captured, and
+    in what `torch.compile` traces (which may be captured later), it comes from the device's own
+    generator, whose state every replay moves on.
+    """
+    if of.type != "cuda":
+        return None
+    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        return of
+    return None
+
+
+def key_on(key: Tensor, device: torch.device) -> Tensor:
+    """A key on another device, without waiting for it, and in a CUDA graph as a constant."""
+    if key.device.type == "cpu" and device.type == "cuda":
+        return torch.full((), key.item(), dtype=torch.int64, device=device)
+    return key.to(device)
 
 
 @contextmanager
@@ -164,7 +190,8 @@ def hold_masks(seed: int | None = None) -> Iterator[None]:
     and of nothing else. ``t`` starts at 0 at each call: per-step masks repeat from call to call,
     and per-sequence masks make the windows of one long sequence equal one long call. Blocks nest
     (the innermost counts) and belong to their thread. Activation checkpointing runs the forward
-    pass again during backward: call ``backward()`` inside the block too.
+    pass again during backward: call ``backward()`` inside the block too. A CUDA graph that is captured
+    inside has these masks for good.
 
     Args:
         seed: 64-bit integer; None draws one from torch's CPU generator.

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recdrop import rng
 from recdrop.backends.ops import GATES, Config, Gradients, Inputs, Outputs
 from recdrop.backends.triton import kernels
 
@@ -99,9 +100,8 @@ class _Layer:
         self.views = self.gates if self.untied else 1
         self.offsets = _offsets(self.sizes, at.x.device)
         device = at.x.device
-        self.key = torch.zeros((), dtype=torch.int64, device=device)
-        if at.key is not None:
-            self.key = at.key.to(device, non_blocking=True)
+        key = torch.zeros((), dtype=torch.int64) if at.key is None else at.key
+        self.key = rng.key_on(key, device)
         self.rows = self.offsets if at.rows is None else at.rows.to(device).contiguous()
         self.plan = Plan.of(
             self.batch,
@@ -243,9 +243,13 @@ def _offsets(sizes: list[int], device: torch.device) -> Tensor:
             0, (len(sizes) + 1) * sizes[0], sizes[0], dtype=torch.int32, device=device
         )
     ends = torch.tensor([0, *sizes]).cumsum(0).int()
-    if device.type == "cuda":
-        ends = ends.pin_memory()  # so that the copy need not wait for the device
-    return ends.to(device, non_blocking=True)
+    if device.type != "cuda":
+        return ends
+    if torch.cuda.is_current_stream_capturing():
+        # A graph would copy from the host at every replay, when the host has other things there.
+        each = [torch.full((1,), end, dtype=torch.int32, device=device) for end in ends.tolist()]
+        return torch.cat(each)
+    return ends.pin_memory().to(device, non_blocking=True)  # the copy need not wait for the device
 
 
 def processors(device: torch.device) -> int:
