@@ -190,8 +190,8 @@ def hold_masks(seed: int | None = None) -> Iterator[None]:
     and of nothing else. ``t`` starts at 0 at each call: per-step masks repeat from call to call,
     and per-sequence masks make the windows of one long sequence equal one long call. Blocks nest
     (the innermost counts) and belong to their thread. Activation checkpointing runs the forward
-    pass again during backward: call ``backward()`` inside the block too. A CUDA graph that is captured
-    inside has these masks for good.
+    pass again during backward: call ``backward()`` inside the block too. A CUDA graph that is
+    captured inside has these masks for good.
 
     Args:
         seed: 64-bit integer; None draws one from torch's CPU generator.

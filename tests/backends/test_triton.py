@@ -53,7 +53,7 @@ def of_cell(cell, specs):
 
 @pytest.fixture(params=["persistent", "a launch for each step"])
 def plan(request, monkeypatch):
-    """Both kinds: small shapes are one program, which has nobody to wait for."""
+    """Both kinds. Persistent is one program here, which has nobody to wait for, with all tiles."""
     from recdrop.backends.triton import launch
 
     persistent = request.param == "persistent"
@@ -87,6 +87,17 @@ def test_relu_and_masks_of_four_units(cell, args):
     drops = of_cell(cell, ALL_SITES)
     call = make_call(FOURS, cell, drops, activation="relu", **args)
     assert_matches_reference(triton.run, call)
+
+
+@pytest.mark.parametrize("plan", ["persistent"], indirect=True)
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+@pytest.mark.usefixtures("plan")
+def test_a_program_takes_several_tiles_in_turn(cell, args):
+    from recdrop.backends.triton.launch import Plan
+
+    case = CASES["wide"]
+    assert Plan.of(case.batch, case.hidden, 4, 4, 1).turns == 3
+    assert_matches_reference(triton.run, make_call(case, cell, of_cell(cell, ALL_SITES), **args))
 
 
 @pytest.mark.slow
@@ -281,6 +292,7 @@ SIZES = {  # B, H
     "odd": (20, 301),
     "large": (16, 768),
     "wide": (64, 1024),
+    "many": (256, 1024),  # several tiles for a program
 }
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -344,9 +356,13 @@ def test_which_shapes_run_persistently():
     assert (word.persistent, word.keep, word.depth) == (True, True, 256)
     long = Plan.of(16, 768, 4, 2, 132)
     assert (long.persistent, long.keep, long.depth) == (True, False, 64)
-    wide = Plan.of(256, 1024, 4, 2, 132)  # 8 * 32 programs of the largest tile
-    assert (wide.persistent, wide.keep) == (False, False)
+    wide = Plan.of(256, 1024, 4, 2, 132)  # 8 * 32 of the largest tiles
+    assert (wide.persistent, wide.keep, wide.programs, wide.turns) == (True, False, 132, 2)
+    assert not Plan.of(2048, 1024, 4, 2, 132).persistent
     for batch, hidden, processors in itertools.product((1, 20, 300), (1, 65, 1500), (0, 1, 108)):
         plan = Plan.of(batch, hidden, 4, 4, processors)
-        programs = -(-batch // plan.rows) * -(-hidden // plan.units)
-        assert plan.persistent == (programs <= processors)
+        tiles = -(-batch // plan.rows) * -(-hidden // plan.units)
+        assert plan.persistent == (tiles <= 8 * processors)
+        assert plan.programs * plan.turns >= tiles > plan.programs * (plan.turns - 1)
+        assert plan.programs <= (processors if plan.persistent else tiles)
+        assert plan.turns == 1 or not plan.keep

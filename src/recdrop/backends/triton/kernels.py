@@ -93,6 +93,18 @@ def _factor(
 
 
 @triton.jit
+def _drop(
+    value, ACTS: tl.constexpr, threshold, scale, unit, t, row, where, key, ALIGNED: tl.constexpr,
+    BU: tl.constexpr,
+):  # fmt: skip
+    """A tile after a site."""
+    if ACTS == NOTHING:
+        return value
+    else:
+        return value * _factor(ACTS, threshold, scale, unit, t, row, where, key, ALIGNED, BU)
+
+
+@triton.jit
 def _products(
     a, view_stride, w, gate_stride, w_k, k_total, live_b, live_u,
     G: tl.constexpr, UNTIED: tl.constexpr, PRECISION: tl.constexpr,
@@ -246,144 +258,152 @@ def forward(
     CELL: tl.constexpr, RELU: tl.constexpr, REVERSE: tl.constexpr,
     UPDATE: tl.constexpr, HIDDEN: tl.constexpr, STATE: tl.constexpr,
     V: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_B_HN: tl.constexpr, ALIGNED: tl.constexpr,
-    PHASE: tl.constexpr,  # of the paper's GRU: 0 its gates, 1 its candidate, 2 both
+    PHASE: tl.constexpr, PHASES: tl.constexpr,  # from and to; the paper's GRU: 0 gates, 1 candidate
+    TURNS: tl.constexpr,  # tiles of a program
     PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
-    KEEP: tl.constexpr,  # the weights stay on the chip: BK holds all of H
+    KEEP: tl.constexpr,  # a program has one tile, whose weights stay on the chip: BK holds all of H
     PRECISION: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Steps ``first`` to ``first + count`` of one layer and direction, Eqs. 1-13."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
     UNTIED: tl.constexpr = V > 1
-    b = tl.program_id(0) * BB + tl.arange(0, BB)
-    unit = tl.program_id(1) * BU
-    u = unit + tl.arange(0, BU)
-    live_u = u < H
-    row = tl.load(rows + b, mask=b < B, other=0) if HAS_ROWS else b
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    across = tl.cdiv(H, BU)
     key = tl.load(key_at)
-    own = b[:, None] * H + u[None, :]
     view_stride = B * H
     gate_stride = H * H  # of w_hh
-    w = w_hh + u * H
-    if KEEP:
-        w0, w1, w2, w3 = _kept(w, gate_stride, 1, H, live_u, G, BK)
+    if KEEP:  # of this program's one tile
+        kept_u = program % across * BU + tl.arange(0, BU)
+        w0, w1, w2, w3 = _kept(w_hh + kept_u * H, gate_stride, 1, H, kept_u < H, G, BK)
+    up_code = layer_code + _UPDATE
+    hid_code = layer_code + _HIDDEN
+    state_code = layer_code + _STATE
     arrivals = 0
-    programs = tl.num_programs(0) * tl.num_programs(1)
     for s in range(first, first + count):
         t = T - 1 - s if REVERSE else s
         t_next = t - 1 if REVERSE else t + 1
         at = tl.load(offsets + t)
-        live_b = b < tl.load(offsets + t + 1) - at
-        live = live_b[:, None] & live_u[None, :]
-        n = (at + b).to(tl.int64)
-        of_h = n[:, None] * H + u[None, :]
-        of_gates = n[:, None] * (G * H) + u[None, :]
+        running = tl.load(offsets + t + 1) - at
         now = seen + (s % 2) * V * view_stride
         after = seen + ((s + 1) % 2) * V * view_stride
-        a = now + b * H
+        for phase in tl.static_range(PHASE, PHASES):
+            for turn in tl.range(0, TURNS, num_stages=1):
+                tile = program + turn * programs  # beyond the last one nothing is live
+                b = tile // across * BB + tl.arange(0, BB)
+                unit = tile % across * BU
+                u = unit + tl.arange(0, BU)
+                live_u = u < H
+                row = tl.load(rows + b, mask=b < B, other=0) if HAS_ROWS else b
+                own = b[:, None] * H + u[None, :]
+                w = w_hh + u * H
+                live_b = b < running
+                live = live_b[:, None] & live_u[None, :]
+                n = (at + b).to(tl.int64)
+                of_h = n[:, None] * H + u[None, :]
+                of_gates = n[:, None] * (G * H) + u[None, :]
+                a = now + b * H
 
-        if CELL == GRU_PAPER:
-            if PHASE != 1:
-                if KEEP:
-                    y0, y1, y2, y3 = _products_kept(
-                        a, view_stride, w0, w1, w2, w3, H, live_b, 2, UNTIED, PRECISION, BK
-                    )
+                if CELL == GRU_PAPER:
+                    if phase == 0:
+                        if KEEP:
+                            y0, y1, y2, y3 = _products_kept(
+                                a, view_stride, w0, w1, w2, w3, H, live_b, 2, UNTIED, PRECISION, BK
+                            )
+                        else:
+                            y0, y1, y2, y3 = _products(
+                                a, view_stride, w, gate_stride, 1, H, live_b, live_u, 2, UNTIED,
+                                PRECISION, BB, BU, BK,
+                            )  # fmt: skip
+                        x_r = tl.load(pre_x + of_gates, mask=live, other=0.0)
+                        r = tl.sigmoid(x_r + y0)  # Eq. 10
+                        z = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
+                        h_seen = tl.load(now + (V - 1) * view_stride + own, mask=live, other=0.0,
+                                         cache_modifier=".cg")  # fmt: skip
+                        tl.store(gates + of_gates, r.to(gates.dtype.element_ty), mask=live)
+                        tl.store(gates + of_gates + H, z.to(gates.dtype.element_ty), mask=live)
+                        reset = r * h_seen.to(tl.float32)
+                        tl.store(operand + own, reset.to(operand.dtype.element_ty), mask=live)
+                    else:
+                        if KEEP:
+                            reset = _operand(operand + b * H, H, live_b, BK)
+                            y2 = tl.dot(reset, w2, input_precision=PRECISION)
+                        else:
+                            y2 = _product(
+                                operand + b * H, w + 2 * gate_stride, 1, H, live_b, live_u,
+                                PRECISION, BB, BU, BK,
+                            )  # fmt: skip
+                        z = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
+                        h_prev = tl.load(state + own, mask=live, other=0.0)
+                        x_g = tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0)
+                        g = _f(x_g + y2, RELU)  # Eq. 11
+                        tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
+                        g = _drop(  # Eq. 13
+                            g, UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU
+                        )
+                        h_t = (1 - z) * h_prev + z * g  # Eq. 12
+                        h_t = _drop(
+                            h_t, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
+                        )
+                        tl.store(state + own, h_t, mask=live)
                 else:
-                    y0, y1, y2, y3 = _products(
-                        a, view_stride, w, gate_stride, 1, H, live_b, live_u, 2, UNTIED, PRECISION,
-                        BB, BU, BK,
+                    if KEEP:
+                        y0, y1, y2, y3 = _products_kept(
+                            a, view_stride, w0, w1, w2, w3, H, live_b, G, UNTIED, PRECISION, BK
+                        )
+                    else:
+                        y0, y1, y2, y3 = _products(
+                            a, view_stride, w, gate_stride, 1, H, live_b, live_u, G, UNTIED,
+                            PRECISION, BB, BU, BK,
+                        )  # fmt: skip
+                    x0 = tl.load(pre_x + of_gates, mask=live, other=0.0)
+                    if CELL == RNN:
+                        h_t = _f(x0 + y0, RELU)  # Eq. 1
+                    elif CELL == LSTM:
+                        i = tl.sigmoid(x0 + y0)  # Eq. 4
+                        f = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
+                        g = _f(tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0) + y2, RELU)
+                        o = tl.sigmoid(tl.load(pre_x + of_gates + 3 * H, mask=live, other=0.0) + y3)
+                        tl.store(gates + of_gates, i.to(gates.dtype.element_ty), mask=live)
+                        tl.store(gates + of_gates + H, f.to(gates.dtype.element_ty), mask=live)
+                        tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
+                        tl.store(gates + of_gates + 3 * H, o.to(gates.dtype.element_ty), mask=live)
+                        g = _drop(  # Eq. 9, this paper
+                            g, UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU
+                        )
+                        c = f * tl.load(state + own, mask=live, other=0.0) + i * g  # Eq. 5
+                        c = _drop(  # Eq. 8, Moon et al.
+                            c, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
+                        )
+                        tl.store(state + own, c, mask=live)
+                        tl.store(inner + of_h, c, mask=live)
+                        h_t = o * _f(c, RELU)  # Eq. 6
+                    else:
+                        r = tl.sigmoid(x0 + y0)
+                        z = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
+                        if HAS_B_HN:
+                            y2 += tl.load(b_hn + u, mask=live_u, other=0.0).to(tl.float32)[None, :]
+                        x_g = tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0)
+                        g = _f(x_g + r * y2, RELU)
+                        tl.store(gates + of_gates, r.to(gates.dtype.element_ty), mask=live)
+                        tl.store(gates + of_gates + H, z.to(gates.dtype.element_ty), mask=live)
+                        tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
+                        tl.store(inner + of_h, y2, mask=live)
+                        g = _drop(g, UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU)
+                        h_t = (1 - z) * g + z * tl.load(state + own, mask=live, other=0.0)
+                        h_t = _drop(
+                            h_t, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
+                        )
+                        tl.store(state + own, h_t, mask=live)
+                if CELL != GRU_PAPER or phase == 1:
+                    tl.store(h + of_h, h_t.to(h.dtype.element_ty), mask=live)
+                    _store_seen(
+                        after, h_t, t_next, row, unit, own, live, key, hid_code,
+                        t_hidden, s_hidden, view_stride, H, HIDDEN, V, ALIGNED, BU,
                     )  # fmt: skip
-                r = tl.sigmoid(tl.load(pre_x + of_gates, mask=live, other=0.0) + y0)  # Eq. 10
-                z = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
-                h_seen = tl.load(now + (V - 1) * view_stride + own, mask=live, other=0.0,
-                                 cache_modifier=".cg")  # fmt: skip
-                tl.store(gates + of_gates, r.to(gates.dtype.element_ty), mask=live)
-                tl.store(gates + of_gates + H, z.to(gates.dtype.element_ty), mask=live)
-                reset = r * h_seen.to(tl.float32)
-                tl.store(operand + own, reset.to(operand.dtype.element_ty), mask=live)
-            if PHASE == 2:
+            if PERSISTENT:
                 arrivals += programs
                 _wait_for_all(barrier, arrivals)
-            if PHASE != 0:
-                if KEEP:
-                    reset = _operand(operand + b * H, H, live_b, BK)
-                    y2 = tl.dot(reset, w2, input_precision=PRECISION)
-                else:
-                    y2 = _product(
-                        operand + b * H, w + 2 * gate_stride, 1, H, live_b, live_u, PRECISION,
-                        BB, BU, BK,
-                    )  # fmt: skip
-                z = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
-                h_prev = tl.load(state + own, mask=live, other=0.0)
-                x_g = tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0)
-                g = _f(x_g + y2, RELU)  # Eq. 11
-                tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
-                if UPDATE != NOTHING:
-                    g = g * _factor(UPDATE, t_up, s_up, unit, t, row, layer_code + _UPDATE, key,
-                                    True, BU)  # Eq. 13  # fmt: skip
-                h_t = (1 - z) * h_prev + z * g  # Eq. 12
-                if STATE != NOTHING:
-                    h_t = h_t * _factor(STATE, t_state, s_state, unit, t, row, layer_code + _STATE,
-                                        key, True, BU)  # fmt: skip
-                tl.store(state + own, h_t, mask=live)
-        else:
-            if KEEP:
-                y0, y1, y2, y3 = _products_kept(
-                    a, view_stride, w0, w1, w2, w3, H, live_b, G, UNTIED, PRECISION, BK
-                )
-            else:
-                y0, y1, y2, y3 = _products(
-                    a, view_stride, w, gate_stride, 1, H, live_b, live_u, G, UNTIED, PRECISION,
-                    BB, BU, BK,
-                )  # fmt: skip
-            x0 = tl.load(pre_x + of_gates, mask=live, other=0.0)
-            if CELL == RNN:
-                h_t = _f(x0 + y0, RELU)  # Eq. 1
-            elif CELL == LSTM:
-                i = tl.sigmoid(x0 + y0)  # Eq. 4
-                f = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
-                g = _f(tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0) + y2, RELU)
-                o = tl.sigmoid(tl.load(pre_x + of_gates + 3 * H, mask=live, other=0.0) + y3)
-                tl.store(gates + of_gates, i.to(gates.dtype.element_ty), mask=live)
-                tl.store(gates + of_gates + H, f.to(gates.dtype.element_ty), mask=live)
-                tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
-                tl.store(gates + of_gates + 3 * H, o.to(gates.dtype.element_ty), mask=live)
-                if UPDATE != NOTHING:
-                    g = g * _factor(UPDATE, t_up, s_up, unit, t, row, layer_code + _UPDATE, key,
-                                    True, BU)  # Eq. 9, this paper  # fmt: skip
-                c = f * tl.load(state + own, mask=live, other=0.0) + i * g  # Eq. 5
-                if STATE != NOTHING:
-                    c = c * _factor(STATE, t_state, s_state, unit, t, row, layer_code + _STATE, key,
-                                    True, BU)  # Eq. 8, Moon et al.  # fmt: skip
-                tl.store(state + own, c, mask=live)
-                tl.store(inner + of_h, c, mask=live)
-                h_t = o * _f(c, RELU)  # Eq. 6
-            else:
-                r = tl.sigmoid(x0 + y0)
-                z = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
-                if HAS_B_HN:
-                    y2 += tl.load(b_hn + u, mask=live_u, other=0.0).to(tl.float32)[None, :]
-                g = _f(tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0) + r * y2, RELU)
-                tl.store(gates + of_gates, r.to(gates.dtype.element_ty), mask=live)
-                tl.store(gates + of_gates + H, z.to(gates.dtype.element_ty), mask=live)
-                tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
-                tl.store(inner + of_h, y2, mask=live)
-                if UPDATE != NOTHING:
-                    g = g * _factor(UPDATE, t_up, s_up, unit, t, row, layer_code + _UPDATE, key,
-                                    True, BU)  # fmt: skip
-                h_t = (1 - z) * g + z * tl.load(state + own, mask=live, other=0.0)
-                if STATE != NOTHING:
-                    h_t = h_t * _factor(STATE, t_state, s_state, unit, t, row, layer_code + _STATE,
-                                        key, True, BU)  # fmt: skip
-                tl.store(state + own, h_t, mask=live)
-        if CELL != GRU_PAPER or PHASE != 0:
-            tl.store(h + of_h, h_t.to(h.dtype.element_ty), mask=live)
-            _store_seen(
-                after, h_t, t_next, row, unit, own, live, key, layer_code + _HIDDEN, t_hidden,
-                s_hidden, view_stride, H, HIDDEN, V, ALIGNED, BU,
-            )  # fmt: skip
-        if PERSISTENT:
-            arrivals += programs
-            _wait_for_all(barrier, arrivals)
 
 
 @triton.jit(do_not_specialize=["t_up", "t_hidden", "t_state", "layer_code", "first", "count"])
@@ -411,197 +431,215 @@ def backward(
     CELL: tl.constexpr, RELU: tl.constexpr, REVERSE: tl.constexpr,
     UPDATE: tl.constexpr, HIDDEN: tl.constexpr, STATE: tl.constexpr,
     V: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_DH: tl.constexpr, ALIGNED: tl.constexpr,
-    PHASE: tl.constexpr,  # of the paper's GRU: 0 its candidate, 1 its gates, 2 both
+    PHASE: tl.constexpr, PHASES: tl.constexpr,  # from and to; the paper's GRU: 0 candidate, 1 gates
+    TURNS: tl.constexpr,  # tiles of a program
     PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
-    KEEP: tl.constexpr,  # the weights stay on the chip: BK holds all of H
+    KEEP: tl.constexpr,  # a program has one tile, whose weights stay on the chip: BK holds all of H
     PRECISION: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the steps that `forward` ran, from the last one on."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
     P: tl.constexpr = 2 if CELL == GRU_PAPER else G  # gates that see h itself
-    b = tl.program_id(0) * BB + tl.arange(0, BB)
-    unit = tl.program_id(1) * BU
-    u = unit + tl.arange(0, BU)
-    live_u = u < H
-    row = tl.load(rows + b, mask=b < B, other=0) if HAS_ROWS else b
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    across = tl.cdiv(H, BU)
     key = tl.load(key_at)
-    own = b[:, None] * H + u[None, :]
     gate_stride = H * H
-    w = w_hh + u
-    if KEEP:
-        w0, w1, w2, w3 = _kept(w, gate_stride, H, H, live_u, G, BK)
-    where = layer_code + _HIDDEN
+    if KEEP:  # of this program's one tile
+        kept_u = program % across * BU + tl.arange(0, BU)
+        w0, w1, w2, w3 = _kept(w_hh + kept_u, gate_stride, H, H, kept_u < H, G, BK)
+    up_code = layer_code + _UPDATE
+    hid_code = layer_code + _HIDDEN
+    state_code = layer_code + _STATE
     arrivals = 0
-    programs = tl.num_programs(0) * tl.num_programs(1)
     for s in range(first, first + count):
         t = s if REVERSE else T - 1 - s
         t_after = t - 1 if REVERSE else t + 1  # the step whose product saw this one's h
         t_before = t + 1 if REVERSE else t - 1
         at = tl.load(offsets + t)
-        live_b = b < tl.load(offsets + t + 1) - at
-        live = live_b[:, None] & live_u[None, :]
-        n = (at + b).to(tl.int64)
-        of_h = n[:, None] * H + u[None, :]
-        of_gates = n[:, None] * (G * H) + u[None, :]
+        running = tl.load(offsets + t + 1) - at
         # h and c of the step before: rows that it did not run start from the initial state.
         has_before = (t_before >= 0) & (t_before < T)
         at_before = tl.load(offsets + t_before, mask=has_before, other=0)
         end_before = tl.load(offsets + t_before + 1, mask=has_before, other=0)
-        run_before = (b < end_before - at_before)[:, None] & live
-        of_before = (at_before + b).to(tl.int64)[:, None] * H + u[None, :]
+        has_after = (t_after >= 0) & (t_after < T)
+        at_after = tl.load(offsets + t_after, mask=has_after, other=0)
+        end_after = tl.load(offsets + t_after + 1, mask=has_after, other=0)
+        for phase in tl.static_range(PHASE, PHASES):
+            for turn in tl.range(0, TURNS, num_stages=1):
+                tile = program + turn * programs  # beyond the last one nothing is live
+                b = tile // across * BB + tl.arange(0, BB)
+                unit = tile % across * BU
+                u = unit + tl.arange(0, BU)
+                live_u = u < H
+                row = tl.load(rows + b, mask=b < B, other=0) if HAS_ROWS else b
+                own = b[:, None] * H + u[None, :]
+                w = w_hh + u
+                live_b = b < running
+                live = live_b[:, None] & live_u[None, :]
+                n = (at + b).to(tl.int64)
+                of_h = n[:, None] * H + u[None, :]
+                of_gates = n[:, None] * (G * H) + u[None, :]
+                run_before = (b < end_before - at_before)[:, None] & live
+                of_before = (at_before + b).to(tl.int64)[:, None] * H + u[None, :]
 
-        if CELL != GRU_PAPER or PHASE != 1:
-            grad = tl.load(dh + own, mask=live, other=0.0)
-            if HAS_DH:
-                grad += tl.load(dh_out + of_h, mask=live, other=0.0)
-            has_after = (t_after >= 0) & (t_after < T)
-            at_after = tl.load(offsets + t_after, mask=has_after, other=0)
-            end_after = tl.load(offsets + t_after + 1, mask=has_after, other=0)
-            run_after = live_b & (b < end_after - at_after)
-            a = d_rec + (at_after + b).to(tl.int64) * (G * H)
-            if s > 0 and KEEP:
-                y0, y1, y2, y3 = _products_kept(
-                    a, H, w0, w1, w2, w3, H, run_after, P, True, PRECISION, BK
-                )
-                if V > 1:
-                    grad += y0 * _factor(HIDDEN, t_hidden, s_hidden, unit, t_after, row, where, key,
-                                         ALIGNED, BU)  # fmt: skip
-                    grad += y1 * _factor(HIDDEN, t_hidden, s_hidden, H + unit, t_after, row, where,
-                                         key, ALIGNED, BU)  # fmt: skip
-                    if P > 2:
-                        grad += y2 * _factor(HIDDEN, t_hidden, s_hidden, 2 * H + unit, t_after, row,
-                                             where, key, ALIGNED, BU)  # fmt: skip
-                    if P > 3:
-                        grad += y3 * _factor(HIDDEN, t_hidden, s_hidden, 3 * H + unit, t_after, row,
-                                             where, key, ALIGNED, BU)  # fmt: skip
-                else:
-                    if P > 1:
-                        y0 += y1
-                    if P > 2:
-                        y0 += y2
-                    if P > 3:
-                        y0 += y3
-                    if HIDDEN != NOTHING:
-                        y0 = y0 * _factor(HIDDEN, t_hidden, s_hidden, unit, t_after, row, where,
-                                          key, ALIGNED, BU)  # fmt: skip
-                    grad += y0
-            elif s > 0:
-                if V > 1:
-                    for v in tl.static_range(P):
-                        through = _product(
-                            a + v * H, w + v * gate_stride, H, H, run_after, live_u, PRECISION,
-                            BB, BU, BK,
+                if CELL != GRU_PAPER or phase == 0:
+                    grad = tl.load(dh + own, mask=live, other=0.0)
+                    if HAS_DH:
+                        grad += tl.load(dh_out + of_h, mask=live, other=0.0)
+                    run_after = live_b & (b < end_after - at_after)
+                    a = d_rec + (at_after + b).to(tl.int64) * (G * H)
+                    if s > 0 and KEEP:
+                        y0, y1, y2, y3 = _products_kept(
+                            a, H, w0, w1, w2, w3, H, run_after, P, True, PRECISION, BK
+                        )
+                        if V > 1:
+                            grad += y0 * _factor(
+                                HIDDEN, t_hidden, s_hidden, unit, t_after, row, hid_code, key,
+                                ALIGNED, BU,
+                            )  # fmt: skip
+                            grad += y1 * _factor(
+                                HIDDEN, t_hidden, s_hidden, H + unit, t_after, row, hid_code, key,
+                                ALIGNED, BU,
+                            )  # fmt: skip
+                            if P > 2:
+                                grad += y2 * _factor(
+                                    HIDDEN, t_hidden, s_hidden, 2 * H + unit, t_after, row,
+                                    hid_code, key, ALIGNED, BU,
+                                )  # fmt: skip
+                            if P > 3:
+                                grad += y3 * _factor(
+                                    HIDDEN, t_hidden, s_hidden, 3 * H + unit, t_after, row,
+                                    hid_code, key, ALIGNED, BU,
+                                )  # fmt: skip
+                        else:
+                            if P > 1:
+                                y0 += y1
+                            if P > 2:
+                                y0 += y2
+                            if P > 3:
+                                y0 += y3
+                            y0 = _drop(
+                                y0, HIDDEN, t_hidden, s_hidden, unit, t_after, row, hid_code, key,
+                                ALIGNED, BU,
+                            )  # fmt: skip
+                            grad += y0
+                    elif s > 0:
+                        if V > 1:
+                            for v in tl.static_range(P):
+                                through = _product(
+                                    a + v * H, w + v * gate_stride, H, H, run_after, live_u,
+                                    PRECISION, BB, BU, BK,
+                                )  # fmt: skip
+                                grad += through * _factor(
+                                    HIDDEN, t_hidden, s_hidden, v * H + unit, t_after, row,
+                                    hid_code, key, ALIGNED, BU,
+                                )  # fmt: skip
+                        else:
+                            through = _product(
+                                a, w, H, P * H, run_after, live_u, PRECISION, BB, BU, BK
+                            )
+                            through = _drop(
+                                through, HIDDEN, t_hidden, s_hidden, unit, t_after, row, hid_code,
+                                key, ALIGNED, BU,
+                            )  # fmt: skip
+                            grad += through
+
+                    if CELL == RNN:
+                        y = tl.load(h + of_h, mask=live, other=0.0).to(tl.float32)
+                        d0 = grad * _slope(y, RELU)
+                        carry = tl.zeros_like(grad)
+                    elif CELL == LSTM:
+                        i = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
+                        f = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
+                        g = tl.load(gates + of_gates + 2 * H, mask=live, other=0.0).to(tl.float32)
+                        o = tl.load(gates + of_gates + 3 * H, mask=live, other=0.0).to(tl.float32)
+                        fc = _f(tl.load(inner + of_h, mask=live, other=0.0), RELU)
+                        c_prev = tl.load(c0 + own, mask=live, other=0.0).to(tl.float32)
+                        c_before = tl.load(inner + of_before, mask=run_before, other=0.0)
+                        c_prev = tl.where(run_before, c_before, c_prev)
+                        dc_t = tl.load(dc + own, mask=live, other=0.0) + grad * o * _slope(fc, RELU)
+                        dc_t = _drop(
+                            dc_t, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
+                        )
+                        update = g
+                        dg = dc_t * i
+                        if UPDATE != NOTHING:
+                            m = _factor(UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU)
+                            update = g * m
+                            dg = dg * m
+                        d0 = dc_t * update * i * (1 - i)
+                        d1 = dc_t * c_prev * f * (1 - f)
+                        d2 = dg * _slope(g, RELU)
+                        d3 = grad * fc * o * (1 - o)
+                        tl.store(dc + own, dc_t * f, mask=live)
+                        carry = tl.zeros_like(grad)
+                    else:
+                        z = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
+                        g = tl.load(gates + of_gates + 2 * H, mask=live, other=0.0).to(tl.float32)
+                        h_prev = tl.load(h0 + own, mask=live, other=0.0).to(tl.float32)
+                        h_before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
+                        h_prev = tl.where(run_before, h_before, h_prev)
+                        grad = _drop(
+                            grad, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
+                        )
+                        update = g
+                        opened = grad * z if CELL == GRU_PAPER else grad * (1 - z)
+                        if UPDATE != NOTHING:
+                            m = _factor(UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU)
+                            update = g * m
+                            opened = opened * m
+                        d2 = opened * _slope(g, RELU)
+                        if CELL == GRU_PAPER:
+                            d1 = grad * (update - h_prev) * z * (1 - z)
+                            carry = grad * (1 - z)
+                        else:
+                            r = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
+                            u_n = tl.load(inner + of_h, mask=live, other=0.0)
+                            d1 = grad * (h_prev - update) * z * (1 - z)
+                            d0 = d2 * u_n * r * (1 - r)
+                            carry = grad * z
+                            to = d_rec.dtype.element_ty
+                            tl.store(d_rec + of_gates, d0.to(to), mask=live)
+                            tl.store(d_rec + of_gates + H, d1.to(to), mask=live)
+                            tl.store(d_rec + of_gates + 2 * H, (d2 * r).to(to), mask=live)
+                    tl.debug_barrier()  # the value was read above, perhaps by another thread
+                    tl.store(dh + own, carry, mask=live)
+                    if CELL != GRU_PAPER:
+                        tl.store(d_in + of_gates, d0.to(d_in.dtype.element_ty), mask=live)
+                    if CELL != RNN:
+                        tl.store(d_in + of_gates + H, d1.to(d_in.dtype.element_ty), mask=live)
+                        tl.store(d_in + of_gates + 2 * H, d2.to(d_in.dtype.element_ty), mask=live)
+                    if CELL == LSTM:
+                        tl.store(d_in + of_gates + 3 * H, d3.to(d_in.dtype.element_ty), mask=live)
+
+                if CELL == GRU_PAPER and phase == 1:  # through r * d(h) into r and h, Eq. 11
+                    if KEEP:
+                        d_g = _operand(d_in + n * (G * H) + 2 * H, H, live_b, BK)
+                        d_operand = tl.dot(d_g, w2, input_precision=PRECISION)
+                    else:
+                        d_operand = _product(
+                            d_in + n * (G * H) + 2 * H, w + 2 * gate_stride, H, H, live_b, live_u,
+                            PRECISION, BB, BU, BK,
                         )  # fmt: skip
-                        grad += through * _factor(
-                            HIDDEN, t_hidden, s_hidden, v * H + unit, t_after, row, where, key,
+                    r = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
+                    h_prev = tl.load(h0 + own, mask=live, other=0.0).to(tl.float32)
+                    h_before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
+                    h_seen = tl.where(run_before, h_before, h_prev)
+                    d_seen = d_operand * r
+                    if HIDDEN != NOTHING:
+                        m = _factor(
+                            HIDDEN, t_hidden, s_hidden, (V - 1) * H + unit, t, row, hid_code, key,
                             ALIGNED, BU,
                         )  # fmt: skip
-                else:
-                    through = _product(a, w, H, P * H, run_after, live_u, PRECISION, BB, BU, BK)
-                    if HIDDEN != NOTHING:
-                        through = through * _factor(HIDDEN, t_hidden, s_hidden, unit, t_after, row,
-                                                    where, key, ALIGNED, BU)  # fmt: skip
-                    grad += through
-
-            if CELL == RNN:
-                y = tl.load(h + of_h, mask=live, other=0.0).to(tl.float32)
-                d0 = grad * _slope(y, RELU)
-                carry = tl.zeros_like(grad)
-            elif CELL == LSTM:
-                i = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
-                f = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
-                g = tl.load(gates + of_gates + 2 * H, mask=live, other=0.0).to(tl.float32)
-                o = tl.load(gates + of_gates + 3 * H, mask=live, other=0.0).to(tl.float32)
-                fc = _f(tl.load(inner + of_h, mask=live, other=0.0), RELU)
-                c_prev = tl.load(c0 + own, mask=live, other=0.0).to(tl.float32)
-                c_before = tl.load(inner + of_before, mask=run_before, other=0.0)
-                c_prev = tl.where(run_before, c_before, c_prev)
-                dc_t = tl.load(dc + own, mask=live, other=0.0) + grad * o * _slope(fc, RELU)
-                if STATE != NOTHING:
-                    dc_t = dc_t * _factor(STATE, t_state, s_state, unit, t, row,
-                                          layer_code + _STATE, key, True, BU)  # fmt: skip
-                update = g
-                dg = dc_t * i
-                if UPDATE != NOTHING:
-                    m = _factor(UPDATE, t_up, s_up, unit, t, row, layer_code + _UPDATE, key, True,
-                                BU)  # fmt: skip
-                    update = g * m
-                    dg = dg * m
-                d0 = dc_t * update * i * (1 - i)
-                d1 = dc_t * c_prev * f * (1 - f)
-                d2 = dg * _slope(g, RELU)
-                d3 = grad * fc * o * (1 - o)
-                tl.store(dc + own, dc_t * f, mask=live)
-                carry = tl.zeros_like(grad)
-            else:
-                z = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
-                g = tl.load(gates + of_gates + 2 * H, mask=live, other=0.0).to(tl.float32)
-                h_prev = tl.load(h0 + own, mask=live, other=0.0).to(tl.float32)
-                h_before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
-                h_prev = tl.where(run_before, h_before, h_prev)
-                if STATE != NOTHING:
-                    grad = grad * _factor(STATE, t_state, s_state, unit, t, row,
-                                          layer_code + _STATE, key, True, BU)  # fmt: skip
-                update = g
-                opened = grad * z if CELL == GRU_PAPER else grad * (1 - z)
-                if UPDATE != NOTHING:
-                    m = _factor(UPDATE, t_up, s_up, unit, t, row, layer_code + _UPDATE, key, True,
-                                BU)  # fmt: skip
-                    update = g * m
-                    opened = opened * m
-                d2 = opened * _slope(g, RELU)
-                if CELL == GRU_PAPER:
-                    d1 = grad * (update - h_prev) * z * (1 - z)
-                    carry = grad * (1 - z)
-                else:
-                    r = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
-                    u_n = tl.load(inner + of_h, mask=live, other=0.0)
-                    d1 = grad * (h_prev - update) * z * (1 - z)
-                    d0 = d2 * u_n * r * (1 - r)
-                    carry = grad * z
-                    to = d_rec.dtype.element_ty
-                    tl.store(d_rec + of_gates, d0.to(to), mask=live)
-                    tl.store(d_rec + of_gates + H, d1.to(to), mask=live)
-                    tl.store(d_rec + of_gates + 2 * H, (d2 * r).to(to), mask=live)
-            tl.debug_barrier()  # the value was read above, perhaps by another thread
-            tl.store(dh + own, carry, mask=live)
-            if CELL != GRU_PAPER:
-                tl.store(d_in + of_gates, d0.to(d_in.dtype.element_ty), mask=live)
-            if CELL != RNN:
-                tl.store(d_in + of_gates + H, d1.to(d_in.dtype.element_ty), mask=live)
-                tl.store(d_in + of_gates + 2 * H, d2.to(d_in.dtype.element_ty), mask=live)
-            if CELL == LSTM:
-                tl.store(d_in + of_gates + 3 * H, d3.to(d_in.dtype.element_ty), mask=live)
-
-        if CELL == GRU_PAPER:
-            if PHASE == 2:
+                        h_seen = h_seen * m
+                        d_seen = d_seen * m
+                    d0 = d_operand * h_seen * r * (1 - r)
+                    tl.store(d_in + of_gates, d0.to(d_in.dtype.element_ty), mask=live)
+                    tl.store(dh + own, tl.load(dh + own, mask=live, other=0.0) + d_seen, mask=live)
+            if PERSISTENT:
                 arrivals += programs
                 _wait_for_all(barrier, arrivals)
-            if PHASE != 0:  # through r * d(h) into r and h, Eq. 11
-                if KEEP:
-                    d_g = _operand(d_in + n * (G * H) + 2 * H, H, live_b, BK)
-                    d_operand = tl.dot(d_g, w2, input_precision=PRECISION)
-                else:
-                    d_operand = _product(
-                        d_in + n * (G * H) + 2 * H, w + 2 * gate_stride, H, H, live_b, live_u,
-                        PRECISION, BB, BU, BK,
-                    )  # fmt: skip
-                r = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
-                h_prev = tl.load(h0 + own, mask=live, other=0.0).to(tl.float32)
-                h_before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
-                h_seen = tl.where(run_before, h_before, h_prev)
-                d_seen = d_operand * r
-                if HIDDEN != NOTHING:
-                    m = _factor(HIDDEN, t_hidden, s_hidden, (V - 1) * H + unit, t, row, where, key,
-                                ALIGNED, BU)  # fmt: skip
-                    h_seen = h_seen * m
-                    d_seen = d_seen * m
-                d0 = d_operand * h_seen * r * (1 - r)
-                tl.store(d_in + of_gates, d0.to(d_in.dtype.element_ty), mask=live)
-                tl.store(dh + own, tl.load(dh + own, mask=live, other=0.0) + d_seen, mask=live)
-        if PERSISTENT:
-            arrivals += programs
-            _wait_for_all(barrier, arrivals)
 
 
 @triton.jit(do_not_specialize=["threshold", "layer_code"])
@@ -650,7 +688,8 @@ def see(
         if not FIRST:
             before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
             value = tl.where(run_before, before, value)
-        if HIDDEN != NOTHING:
-            value = value * _factor(HIDDEN, threshold, scale, v * H + unit, t, row,
-                                    layer_code + _HIDDEN, key, ALIGNED, BU)  # fmt: skip
+        value = _drop(
+            value, HIDDEN, threshold, scale, v * H + unit, t, row, layer_code + _HIDDEN, key,
+            ALIGNED, BU,
+        )  # fmt: skip
         tl.store(out + v * view_stride + target, value.to(out.dtype.element_ty), mask=live)

@@ -25,6 +25,8 @@ _CELLS = {
 
 # Bytes of recurrent weights that a program keeps on its chip: more, and the compiler spills.
 _KEPT = 32 * 1024
+# Tiles that a program takes in a step: with more, a step takes longer than launching one.
+_TURNS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,11 @@ class Plan:
         rows: Of the batch, in a program's tile.
         units: Of the state, in a program's tile; a multiple of 4, as one draw serves four units.
         depth: Of the product, taken at a time.
+        programs: Of a launch.
+        turns: Tiles that each of them takes, one after the other.
         persistent: Whether one launch runs all steps, its programs waiting for each other between
             them; else every step is a launch.
-        keep: Whether each program reads its recurrent weights once, for all steps.
+        keep: Whether each program reads its tile's recurrent weights once, for all steps.
         warps: Of a program.
         stages: Loads in flight.
     """
@@ -45,6 +49,8 @@ class Plan:
     rows: int
     units: int
     depth: int
+    programs: int
+    turns: int
     persistent: bool
     keep: bool
     warps: int
@@ -56,8 +62,9 @@ class Plan:
     ) -> "Plan":
         """The plan for a shape.
 
-        Persistent where the card holds all programs at once, counted as one for each processor:
-        none may wait for one that has not begun.
+        Persistent means that the card holds all programs at once, for none may wait for one that
+        has not begun: there are no more than processors, and each takes up to 8 tiles in turn. A
+        shape with more tiles runs a launch for each step, each tile a program of its own.
 
         Args:
             batch: B.
@@ -72,14 +79,18 @@ class Plan:
         large = not untied and hidden % 16 == 0  # else a large tile's registers are spilled
         if _tiles(batch, rows) * _tiles(hidden, units) > processors and large:
             units = 32
-        persistent = _tiles(batch, rows) * _tiles(hidden, units) <= processors
+        tiles = _tiles(batch, rows) * _tiles(hidden, units)
+        persistent = tiles <= _TURNS * processors
+        programs = min(tiles, processors) if persistent else tiles
+        turns = _tiles(tiles, programs)
         whole = _power_of_two(hidden)
-        keep = persistent and gates * whole * units * item <= _KEPT
+        keep = persistent and turns == 1 and gates * whole * units * item <= _KEPT
         # Rows that do not start on 16 bytes are loaded value by value, each by an address.
         aligned = hidden * item % 16 == 0
-        depth = whole if keep else min(128 // item if aligned else 32, whole)
+        depth = whole if keep else min(128 // item if aligned and units == 16 else 32, whole)
         warps = 8 if keep or rows == 32 else 4  # fewer, and registers are spilled
-        return cls(rows, units, depth, persistent, keep, warps, 3 if aligned else 1)
+        stages = 3 if aligned else 1
+        return cls(rows, units, depth, programs, turns, persistent, keep, warps, stages)
 
 
 def _power_of_two(n: int) -> int:
@@ -122,7 +133,7 @@ class _Layer:
             "BB": self.plan.rows,
             "BU": self.plan.units,
         }
-        self.grid = (_tiles(self.batch, self.plan.rows), _tiles(self.hidden, self.plan.units))
+        self.tiles = (_tiles(self.batch, self.plan.rows), _tiles(self.hidden, self.plan.units))
         self.places = {"offsets": self.offsets, "rows": self.rows, "key_at": self.key}
 
     def _acts(self, site: int) -> int:
@@ -153,6 +164,7 @@ class _Layer:
                 "RELU": how.activation == "relu",
                 "UPDATE": self._acts(0),
                 "STATE": self._acts(2),
+                "TURNS": self.plan.turns,
                 "PERSISTENT": self.plan.persistent,
                 "KEEP": self.plan.keep,
                 "PRECISION": product_precision(),
@@ -164,18 +176,25 @@ class _Layer:
 
     def run(self, kernel: Any, arguments: dict[str, Any]) -> None:
         """Run `kernels.forward` or `kernels.backward` over all steps."""
-        two_products = self.how.cell == "gru_paper"
+        grid = (self.plan.programs,)
+        phases = 2 if self.how.cell == "gru_paper" else 1
         if self.plan.persistent:
             barrier = torch.zeros((), dtype=torch.int32, device=self.at.x.device)
             if barrier.is_cuda:
                 arguments = arguments | {"launch_cooperative_grid": True}
-            phase = 2 if two_products else 0
-            kernel[self.grid](first=0, count=self.steps, PHASE=phase, barrier=barrier, **arguments)
+            kernel[grid](
+                first=0, count=self.steps, PHASE=0, PHASES=phases, barrier=barrier, **arguments
+            )
             return
         for step in range(self.steps):
-            for phase in (0, 1) if two_products else (0,):
-                kernel[self.grid](
-                    first=step, count=1, PHASE=phase, barrier=self.offsets, **arguments
+            for phase in range(phases):
+                kernel[grid](
+                    first=step,
+                    count=1,
+                    PHASE=phase,
+                    PHASES=phase + 1,
+                    barrier=self.offsets,
+                    **arguments,
                 )
 
     def see(self, initial: Tensor, h: Tensor | None) -> Tensor:
@@ -188,7 +207,7 @@ class _Layer:
         first = h is None
         out = initial.new_empty(self.views, self.batch if first else self.total, self.hidden)
         see: Any = kernels.see
-        see[(self.steps, *self.grid)](
+        see[(self.steps, *self.tiles)](
             initial=initial,
             h=initial if h is None else h,
             out=out,
