@@ -10,7 +10,7 @@ import jaxtyping
 import pytest
 
 jaxtyping.install_import_hook("recdrop.equations", "beartype.beartype")
-os.environ["TRITON_INTERPRET"] = "1"
+os.environ.setdefault("TRITON_INTERPRET", "1")  # 0 for benchmarks/gpu.sh
 
 import torch  # noqa: E402  after the hook, which must come before recdrop
 

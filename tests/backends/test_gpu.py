@@ -1,0 +1,310 @@
+"""The Triton backend on a card: what neither its interpreter nor its compiler can show.
+
+`benchmarks/gpu.sh` runs this file. It needs a CUDA device and ``TRITON_INTERPRET=0``.
+"""
+
+import dataclasses
+import os
+
+import pytest
+import torch
+
+import recdrop
+from recdrop import RecurrentDropout, rng
+from recdrop.backends import reference, triton
+from recdrop.testing import (
+    CASES,
+    Case,
+    Reference,
+    assert_matches_reference,
+    evaluate,
+    make_call,
+    schemes,
+)
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") != "0", reason="benchmarks/gpu.sh runs this"
+    ),
+]
+
+CELLS = [
+    pytest.param("rnn", {}, id="rnn"),
+    pytest.param("lstm", {}, id="lstm"),
+    pytest.param("gru", {}, id="gru"),
+    pytest.param("gru", {"reset_after": False}, id="paper's gru"),
+]
+SHAPES = {name: case for name, case in CASES.items() if not case.projected} | {
+    "many programs": Case(9, 40, 24, 70),  # 3 tiles of rows, 5 of units
+    "no vectors": Case(65, 17, 10, 300),  # rows that do not start on 16 bytes
+    "packed, many programs": Case(12, 36, 8, 100, lengths=(12, *[9] * 20, *[4] * 14, 1)),
+}
+PLANS = ("persistent", "in turn", "a launch for each step")
+ALL_SITES = (
+    RecurrentDropout(0.4, "hidden", "step", tied=False),
+    RecurrentDropout(0.3, "update", "sequence", "test"),
+    RecurrentDropout(0.2, "state", "step"),
+)
+
+
+def of_cell(cell, specs):
+    return tuple(s for s in specs if cell != "rnn" or s.site == "hidden")
+
+
+@pytest.fixture(autouse=True)
+def _exact_products(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
+
+
+@pytest.fixture(params=PLANS)
+def plan(request, monkeypatch):
+    """All programs at once; three that take all tiles in turn; none that waits."""
+    from recdrop.backends.triton import launch
+
+    if request.param != "persistent":
+        count = 3 if request.param == "in turn" else 0
+        monkeypatch.setattr(launch, "processors", lambda device: count)
+        monkeypatch.setattr(launch, "_TURNS", 1000)
+
+
+def on_gpu(call):
+    """Run a CPU call on the card; results and gradients come back."""
+    there = dataclasses.replace(
+        call,
+        x=call.x.cuda(),
+        state=tuple(s.cuda() for s in call.state),
+        weights=tuple(w.cuda() for w in call.weights),
+        rows=None if call.rows is None else call.rows.cuda(),
+    )
+    output, state = triton.run(there)
+    return output.cpu(), tuple(s.cpu() for s in state)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+@pytest.mark.usefixtures("plan")
+def test_battery(cell, args, case, training):
+    for drops in [(), *schemes(cell)]:
+        call = make_call(SHAPES[case], cell, drops, training=training, **args)
+        assert_matches_reference(on_gpu, call)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+@pytest.mark.usefixtures("plan")
+def test_relu(cell, args, case):
+    call = make_call(SHAPES[case], cell, of_cell(cell, ALL_SITES), activation="relu", **args)
+    assert_matches_reference(on_gpu, call)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", ["odd", "packed", "wide", "many programs", "no vectors"])
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+@pytest.mark.usefixtures("plan")
+def test_16_bits_are_as_near_as_the_reference_in_16_bits(cell, args, case, dtype):
+    for drops in ((), of_cell(cell, ALL_SITES[:2])):
+        call = make_call(SHAPES[case], cell, drops, **args)
+        truth = Reference.of(call).truth
+        own, tried = (evaluate(run, call, dtype) for run in (reference.run, on_gpu))
+        for name, true in truth.items():
+            size = float(true.abs().max())
+            error, allowed = (float((r[name].double() - true).abs().max()) for r in (tried, own))
+            assert error <= 2 * max(allowed, 2 * torch.finfo(dtype).eps * size), name
+
+
+def test_tf32_is_as_near_as_tf32_can_be(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
+    call = make_call(SHAPES["many programs"], "lstm", ALL_SITES)
+    truth = Reference.of(call).truth
+    tried = evaluate(on_gpu, call, torch.float32)
+    for name, true in truth.items():
+        error = float((tried[name].double() - true).abs().max() / true.abs().max())
+        assert error < 2e-2, name  # operands of 10 bits, cut off, through 9 steps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hidden", [300, 256, 768])
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+@pytest.mark.usefixtures("plan")
+def test_no_race_changes_a_bit(cell, args, hidden, dtype):
+    """64 steps of waiting, 30 times: one value read too early would be another value."""
+    call = make_call(Case(64, 48, 16, hidden), cell, of_cell(cell, ALL_SITES[1:]), **args)
+    first = evaluate(on_gpu, call, dtype)
+    for _ in range(30):
+        again = evaluate(on_gpu, call, dtype)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_long_sequences_agree_whichever_way_they_run(monkeypatch):
+    from recdrop.backends.triton import launch
+
+    call = make_call(Case(300, 16, 32, 300), "lstm", ALL_SITES[1:])
+    together = evaluate(on_gpu, call, torch.float32)
+    monkeypatch.setattr(launch, "processors", lambda device: 0)
+    alone = evaluate(on_gpu, call, torch.float32)
+    for name, value in together.items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+# ------------------------------------------------------------------------ layers, graphs, compiling
+
+
+def lstm(rate=0.4, **options):
+    torch.manual_seed(1)
+    drops = RecurrentDropout(rate) if rate else ()
+    return recdrop.LSTM(
+        24, 70, num_layers=2, recurrent_dropout=drops, backend="triton", **options
+    ).cuda()
+
+
+def inputs(steps=9, batch=12):
+    return torch.randn(steps, batch, 24, generator=torch.Generator().manual_seed(2)).cuda()
+
+
+def test_the_masks_are_those_of_the_cpu():
+    layer, x = lstm(), inputs()
+    on_cpu = recdrop.LSTM(24, 70, num_layers=2, recurrent_dropout=0.4, backend="reference")
+    on_cpu.load_state_dict(layer.state_dict())
+    with recdrop.hold_masks(3):
+        there, _ = layer(x)
+    with recdrop.hold_masks(3):
+        here, _ = on_cpu(x.cpu())
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_gives_the_dtypes_of_torchs_layer():
+    layer, x = lstm(), inputs()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        ours, theirs = layer(x), torch.nn.LSTM(24, 70, 2, device="cuda")(x)
+    assert ours[0].dtype == theirs[0].dtype
+    assert [s.dtype for s in ours[1]] == [s.dtype for s in theirs[1]]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_training_step_never_waits_for_the_device(packed):
+    layer, x = lstm(), inputs()
+    given = x
+    if packed:
+        lengths = torch.tensor([9, 3, 5, 9, 1, 2, 8, 7, 6, 5, 4, 3])
+        given = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+    def step():
+        optimiser.zero_grad()
+        output = layer(given)[0]
+        (output if isinstance(output, torch.Tensor) else output.data).sum().backward()
+        optimiser.step()
+
+    step()  # compiles, and may wait
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_no_mask_is_kept_in_memory():
+    def peak(rate):
+        layer, x = lstm(rate), inputs(200, 64)
+        layer(x)[0].sum().backward()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        layer(x)[0].sum().backward()
+        return torch.cuda.max_memory_allocated() - before
+
+    assert peak(0.4) <= peak(0.0) + 2**16
+
+
+@pytest.fixture
+def captured():
+    """Captures work, with its warm-up, as torch's documentation says."""
+
+    def capture(work):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                work()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = work()
+        return graph, result
+
+    return capture
+
+
+@pytest.mark.usefixtures("plan")
+def test_two_replays_of_a_graph_drop_other_units(captured):
+    layer, x = lstm(), inputs()
+    graph, (output, _) = captured(lambda: layer(x))
+    seen = []
+    for _ in range(2):
+        graph.replay()
+        seen.append(output.clone())
+    assert not torch.equal(*seen)
+    layer.eval()
+    graph, (output, _) = captured(lambda: layer(x))
+    graph.replay()
+    torch.testing.assert_close(output, layer(x)[0])
+
+
+@pytest.mark.usefixtures("plan")
+def test_a_replay_is_what_the_layer_computes(captured):
+    """A whole training step in a graph, on new inputs, under the masks of a key that is known."""
+    layer, x = lstm(), inputs()
+    weights = tuple(layer.parameters())
+
+    def step():
+        output, _ = layer(x)
+        return [output, *torch.autograd.grad(output.square().sum(), weights)]
+
+    with recdrop.hold_masks(5):
+        graph, results = captured(step)
+    for seed in (1, 2):
+        x.copy_(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        with recdrop.hold_masks(5):
+            expected = step()
+        for one, other in zip(results, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_packed_places_of_a_graph_stay(captured):
+    layer, x = lstm().eval(), inputs()
+    lengths = torch.tensor([9, 3, 5, 9, 1, 2, 8, 7, 6, 5, 4, 3])
+    given = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    graph, (output, _) = captured(lambda: layer(given))
+    [torch.arange(10, dtype=torch.int32).pin_memory() for _ in range(100)]  # over freed host memory
+    graph.replay()
+    torch.testing.assert_close(output.data, layer(given)[0].data)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_layers_draw_anew_and_agree(mode):
+    layer, x = lstm(), inputs()
+    compiled = torch.compile(layer, fullgraph=True, mode=mode)
+    outputs = []
+    for _ in range(5):
+        torch.compiler.cudagraph_mark_step_begin()
+        output = compiled(x)[0]
+        output.square().sum().backward()
+        outputs.append(output.detach().clone())
+    assert all(not torch.equal(outputs[-1], o) for o in outputs[:-1])
+    layer.eval()
+    torch.compiler.cudagraph_mark_step_begin()
+    torch.testing.assert_close(compiled(x)[0], layer(x)[0])
+
+
+def test_a_key_on_the_device_is_a_key():
+    keys = torch.stack([rng.draw_key(0, torch.device("cuda")) for _ in range(200)])
+    assert keys.device.type == "cuda"
+    assert len(set(keys.tolist())) == 200
+    with recdrop.hold_masks(7):
+        held = rng.draw_key(0, torch.device("cuda"))
+    with recdrop.hold_masks(7):
+        assert held.item() == rng.draw_key(0).item()
