@@ -156,18 +156,20 @@ class Pass:
     """Forward and backward of one layer: gradients of the input and of every parameter.
 
     Args:
-        layer: torch's or ours, in training mode.
+        layer: torch's or ours, in training mode; the input goes where its weights are.
         kind: Says whether the input is packed.
         shape: Of the input.
     """
 
     def __init__(self, layer: nn.RNNBase, kind: Kind, shape: Shape) -> None:
         self.layer = layer
-        self.input = make_input(kind, shape)
+        like = next(layer.parameters())
+        given = make_input(kind, shape)
+        self.input = _leaf(given, like)
         with torch.no_grad():
             output = self.forward()
         generator = torch.Generator().manual_seed(3)
-        self.upstream = torch.randn(output.shape, generator=generator)
+        self.upstream = torch.randn(output.shape, generator=generator).to(like)
 
     @property
     def leaf(self) -> Tensor:
@@ -201,6 +203,13 @@ class Pass:
 def with_size(shape: Shape, axis: str, size: int) -> Shape:
     """The shape with another T, B or H."""
     return replace(shape, **{{"T": "steps", "B": "batch", "H": "hidden"}[axis]: size})
+
+
+def _leaf(given: Tensor | PackedSequence, like: Tensor) -> Tensor | PackedSequence:
+    """The input's values where ``like`` is and in its type, as a leaf."""
+    if isinstance(given, Tensor):
+        return given.detach().to(like).requires_grad_()
+    return given._replace(data=given.data.detach().to(like).requires_grad_())
 
 
 def _grad(leaf: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Draw the plots of docs/benchmarks and write their tables, from the JSON files in results.
 
-``python -m benchmarks.draw`` replaces what stands between the markers of docs/benchmarks/cpu.md;
-the words around them are kept.
+``python -m benchmarks.draw`` replaces what stands between the markers of docs/benchmarks/cpu.md and
+of gpu.md; the words around them are kept.
 """
 
 import argparse
@@ -91,7 +91,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         body = "\n\n".join([*images, table(reports)]) if reports else "Not measured yet."
         text = fill(text, section, body)
     page.write_text(text, encoding="utf-8")
-    print(f"written: {page} and {len(pictures)} plots")
+    gpu, other = load(args.results, "gpu"), args.docs / "gpu.md"
+    cards = plots.gpu(gpu, args.docs)
+    if gpu and other.exists():
+        images = [f"![{p.stem}]({p.name})" for p in cards]
+        body = "\n\n".join([*images, tables.gpu(gpu)])
+        other.write_text(fill(other.read_text(encoding="utf-8"), "gpu", body), encoding="utf-8")
+    print(f"written: {page} and {len(pictures) + len(cards)} plots")
 
 
 def load(folder: Path, program: str) -> list[dict[str, Any]]:

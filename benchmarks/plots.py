@@ -71,38 +71,61 @@ def other_bars(axes: Axes, results: list[Report]) -> None:
 
 
 def growth(reports: list[Report], folder: Path) -> list[Path]:
-    """Time on top, ratio below, one column for each axis; a line for each number of threads."""
+    """Time and ratio over each axis; a line for each number of threads."""
     if not reports:
         return []
-    names = list(dict.fromkeys(p["axis"] for r in reports for p in r["points"]))
+    series = {_threads(report): report["points"] for report in reports}
+    return [_growth(series, "torch", reports[0]["limit"], folder / "growth.svg")]
+
+
+def gpu(reports: list[Report], folder: Path) -> list[Path]:
+    """For each card time and ratio over each axis; a line for each type."""
+    pictures = []
+    for report in reports:
+        points = report["growth"]
+        series = {
+            dtype: [p for p in points if p["dtype"] == dtype]
+            for dtype in dict.fromkeys(p["dtype"] for p in points)
+        }
+        if series:
+            name = f"gpu-{report['machine']['gpu'].lower().replace(' ', '-')}.svg"
+            pictures.append(_growth(series, "cuDNN", report["target"], folder / name))
+    return pictures
+
+
+def _growth(series: dict[str, list[Report]], other: str, limit: float, path: Path) -> Path:
+    """Time on top, ratio below, one column for each axis."""
+    names = list(dict.fromkeys(p["axis"] for points in series.values() for p in points))
     figure, grid = plt.subplots(
         2, len(names), figsize=(3.4 * len(names), 6), layout="constrained", squeeze=False
     )
     for column, axis in enumerate(names):
         times, quotients = grid[0][column], grid[1][column]
-        for report, colour in zip(reports, (COLOURS[0], COLOURS[2], COLOURS[4]), strict=False):
-            points = [p for p in report["points"] if p["axis"] == axis]
+        for (label, every), colour in zip(
+            series.items(), (COLOURS[0], COLOURS[2], COLOURS[4]), strict=False
+        ):
+            points = [p for p in every if p["axis"] == axis]
             sizes = [p["size"] for p in points]
             for who, line in (("ours", "o-"), ("stock", "s--")):
-                label = f"{'recdrop' if who == 'ours' else 'torch'}, {_threads(report)}"
                 ms = [p[who]["min"] * 1e3 for p in points]
-                times.plot(sizes, ms, line, color=colour, ms=4, lw=1.4, label=label)
+                named = f"{'recdrop' if who == 'ours' else other}, {label}"
+                times.plot(sizes, ms, line, color=colour, ms=4, lw=1.4, label=named)
             ratio = [p["ours"]["ratio"] for p in points]
-            quotients.plot(sizes, ratio, "o-", color=colour, ms=4, lw=1.4, label=_threads(report))
+            quotients.plot(sizes, ratio, "o-", color=colour, ms=4, lw=1.4, label=label)
         times.set_yscale("log")
         times.set_title(f"over {axis}", fontsize=10)
-        quotients.axhline(reports[0]["limit"], color=GREY, ls="--", lw=1, label="limit")
+        quotients.axhline(limit, color=GREY, ls="--", lw=1, label="limit")
         quotients.set_ylim(bottom=0)
         for axes in (times, quotients):
             axes.set_xscale("log")
             axes.set_xlabel(axis)
             _clean(axes)
     grid[0][0].set_ylabel("ms, forward + backward")
-    grid[1][0].set_ylabel("ratio to torch")
+    grid[1][0].set_ylabel(f"ratio to {other}")
     for axes in grid[:, 0]:
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle("LSTM, update site per step at 0.25; all else as in the word LM")
-    return [_save(figure, folder / "growth.svg")]
+    return _save(figure, path)
 
 
 def floor(reports: list[Report], folder: Path) -> list[Path]:

@@ -125,6 +125,35 @@ def part_name(name: str, result: Report) -> str:
     return f"products: {name}" if name in result["floor"] else name
 
 
+def gpu(reports: list[Report]) -> str:
+    """For each card: what it is, then cuDNN's time and what ours and the others are beside it."""
+    blocks = []
+    for report in reports:
+        m = report["machine"]
+        rows = []
+        for r in report["results"]:
+            stock, *ours = r["timings"].values()
+            shape = ", ".join(str(n) for n in r["shape"].values())
+            rows.append(
+                [
+                    f"{r['cell']}, {r['case']} ({shape}), {r['dtype']}",
+                    f"{stock['min'] * 1e3:.3f}",
+                    *(f"{timing['ratio']:.2f}" for timing in ours),
+                    f"{r['limit'] / stock['min']:.2f}",
+                    f"{r['python_loop'] / ours[0]['min']:.0f}",
+                ]
+            )
+        schemes = [f"{site}, {how}" for site, how in report["schemes"]]
+        blocks += [
+            f"### {m['gpu']}",
+            f"{m.get('nvidia_smi')}; CUDA {m.get('cuda')}, cuDNN {m.get('cudnn')}, torch "
+            f"{m['torch']}, Triton {m.get('triton')}; {m['date'][:10]}, commit {m['commit']}. "
+            f"{report['settings']['passes']} passes in a row.",
+            table(["cell, case (T, B, I, H)", "cuDNN, ms", *schemes, "limit", "loop / ours"], rows),
+        ]
+    return "\n\n".join(blocks)
+
+
 def peers(reports: list[Report]) -> str:
     """Milliseconds, and the ratio to torch's layer, which drops nothing."""
     blocks = []

@@ -1,11 +1,12 @@
 """The benchmarks start, refuse what has no parity, and compute the right ratios."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 import torch
-from benchmarks import cases, draw, growth, machine, parity, peers, run, timing
+from benchmarks import cases, draw, gpu, growth, machine, parity, peers, run, timing
 
 from recdrop import RecurrentDropout
 from recdrop.backends import BACKENDS
@@ -186,3 +187,36 @@ def test_words_around_the_figures_are_kept():
     assert draw.fill(once, "ratios", "the table") == once
     with pytest.raises(ValueError, match="0 times"):
         draw.fill("no markers", "ratios", "the table")
+
+
+def test_the_path_of_the_gpu_program_on_a_cpu(tmp_path):
+    gpu.main(["--trial", "--results", str(tmp_path)])
+    report = json.loads((tmp_path / "gpu-trial.json").read_text())
+    assert len(report["results"]) == len(gpu.SHAPES) * len(gpu.CELLS) * len(gpu.DTYPES)
+    assert {p["axis"] for p in report["growth"]} == set(gpu.AXES)
+    for result in report["results"]:
+        assert len(result["timings"]) == 1 + len(gpu.SPECS)
+        assert result["limit"] > 0
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    page = machine.ROOT / "docs" / "benchmarks" / "gpu.md"
+    (docs / "gpu.md").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    draw.main(["--results", str(tmp_path), "--docs", str(docs)])
+    assert "LSTM, word LM (3, 2, 4, 5), float32" in (docs / "gpu.md").read_text(encoding="utf-8")
+    assert (docs / "gpu-trial.svg").stat().st_size > 1000
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_program_says_so():
+    with pytest.raises(SystemExit, match="there is no CUDA device"):
+        gpu.main([])
+
+
+def test_what_computes_something_else_is_not_timed_on_a_gpu(monkeypatch):
+    monkeypatch.setitem(
+        BACKENDS, "reference", dataclasses.replace(BACKENDS["reference"], run=BACKENDS["stock"].run)
+    )
+    card = gpu.Card(trial=True)
+    card.backend = "native"
+    with pytest.raises(SystemExit, match="no parity, nothing timed"):
+        gpu.check(card, cases.KINDS["LSTM"], TINY, torch.float32, gpu.SPECS[0])
