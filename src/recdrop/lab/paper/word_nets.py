@@ -71,7 +71,7 @@ def _cell(net: Net, sampling: Sampling, rate: float) -> Cell:
         scheme="ours" if rate else "none",
         sampling=sampling if rate else None,
         rate=rate,
-        block="All cells",
+        block=f"The {net.upper()}",  # its own tables and pictures
         dropout=(drop,) if rate else (),
         net=net,
     )
