@@ -8,7 +8,7 @@ python=${PYTHON:-python}
 export TRITON_INTERPRET=0 CUBLAS_WORKSPACE_CONFIG=:4096:8
 "$python" -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else "there is no CUDA device")'
 nvidia-smi || true
-"$python" -m pytest -q tests/backends/test_gpu.py "${@}"
+"$python" -m pytest -q -W default tests/backends/test_gpu.py "${@}"
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m pytest -q \

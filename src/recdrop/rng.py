@@ -138,13 +138,14 @@ def _draw_key(owner: int, device: torch.device | None = None) -> Tensor:
 
 
 # An opaque op, so that a compiled graph draws anew at every call and activation checkpointing,
-# which restores the generator, draws the same key again.
+# which restores the generator, draws the same key again. A replayed CUDA graph would not look at
+# `hold_masks`: torch.compile leaves the op out of its graphs.
 torch.library.custom_op(
     "recdrop::draw_key",
     _draw_key,
     mutates_args=(),
     schema="(int owner, Device? device=None) -> Tensor",
-    tags=(torch.Tag.nondeterministic_seeded,),
+    tags=(torch.Tag.nondeterministic_seeded, torch.Tag.cudagraph_unsafe),
 ).register_fake(lambda owner, device=None: torch.empty((), dtype=torch.int64, device=device))
 
 

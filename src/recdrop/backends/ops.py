@@ -73,7 +73,7 @@ class Inputs(NamedTuple):
         w_hr: [P, H] of a projected LSTM.
         batch_sizes: int64 [T] on the CPU; None where every step has B rows.
         rows: int64 [B], each row's place in the caller's batch; None: in order.
-        key: int64 scalar on the CPU; None without masks.
+        key: int64 scalar on the CPU, in a CUDA graph on the device; None without masks.
     """
 
     x: Tensor
