@@ -11,7 +11,7 @@ import torch
 
 import recdrop
 from recdrop import RecurrentDropout, rng
-from recdrop.backends import reference, triton
+from recdrop.backends import triton
 from recdrop.testing import (
     CASES,
     Case,
@@ -21,6 +21,12 @@ from recdrop.testing import (
     make_call,
     schemes,
 )
+from tests.backends.triton_cases import (
+    ALL_SITES,
+    CELLS,
+    assert_as_near_as_the_reference,
+    of_cell,
+)
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
@@ -29,27 +35,12 @@ pytestmark = [
     ),
 ]
 
-CELLS = [
-    pytest.param("rnn", {}, id="rnn"),
-    pytest.param("lstm", {}, id="lstm"),
-    pytest.param("gru", {}, id="gru"),
-    pytest.param("gru", {"reset_after": False}, id="paper's gru"),
-]
 SHAPES = {name: case for name, case in CASES.items() if not case.projected} | {
     "many programs": Case(9, 40, 24, 70),  # 3 tiles of rows, 5 of units
     "no vectors": Case(65, 17, 10, 300),  # rows that do not start on 16 bytes
     "packed, many programs": Case(12, 36, 8, 100, lengths=(12, *[9] * 20, *[4] * 14, 1)),
 }
 PLANS = ("persistent", "in turn", "a launch for each step")
-ALL_SITES = (
-    RecurrentDropout(0.4, "hidden", "step", tied=False),
-    RecurrentDropout(0.3, "update", "sequence", "test"),
-    RecurrentDropout(0.2, "state", "step"),
-)
-
-
-def of_cell(cell, specs):
-    return tuple(s for s in specs if cell != "rnn" or s.site == "hidden")
 
 
 @pytest.fixture(autouse=True)
@@ -127,12 +118,7 @@ def test_relu(cell, args, case):
 def test_16_bits_are_as_near_as_the_reference_in_16_bits(cell, args, case, dtype):
     for drops in ((), of_cell(cell, ALL_SITES[:2])):
         call = make_call(SHAPES[case], cell, drops, **args)
-        truth = Reference.of(call).truth
-        own, tried = (evaluate(run, call, dtype) for run in (reference.run, on_gpu))
-        for name, true in truth.items():
-            size = float(true.abs().max())
-            error, allowed = (float((r[name].double() - true).abs().max()) for r in (tried, own))
-            assert error <= 2 * max(allowed, 2 * torch.finfo(dtype).eps * size), name
+        assert_as_near_as_the_reference(on_gpu, call, dtype)
 
 
 def test_tf32_is_as_near_as_tf32_can_be(monkeypatch):

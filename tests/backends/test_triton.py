@@ -17,38 +17,28 @@ import pytest
 import torch
 
 import recdrop
-from recdrop import RecurrentDropout, backends, rng
+from recdrop import backends, rng
 from recdrop.backends import reference, triton
 from recdrop.testing import (
     CASES,
     Case,
-    Reference,
     assert_matches_reference,
     evaluate,
     make_call,
     schemes,
+)
+from tests.backends.triton_cases import (
+    ALL_SITES,
+    CELLS,
+    assert_as_near_as_the_reference,
+    of_cell,
 )
 
 pytest.importorskip("triton")
 
 SMALL = Case(3, 3, 2, 5)
 FOURS = Case(3, 2, 3, 8)  # H a multiple of 4: a draw serves four units of any gate
-CELLS = [
-    pytest.param("rnn", {}, id="rnn"),
-    pytest.param("lstm", {}, id="lstm"),
-    pytest.param("gru", {}, id="gru"),
-    pytest.param("gru", {"reset_after": False}, id="paper's gru"),
-]
 SHAPES = [name for name, case in CASES.items() if not case.projected]
-ALL_SITES = (
-    RecurrentDropout(0.4, "hidden", "step", tied=False),
-    RecurrentDropout(0.3, "update", "sequence", "test"),
-    RecurrentDropout(0.2, "state", "step"),
-)
-
-
-def of_cell(cell, specs):
-    return tuple(s for s in specs if cell != "rnn" or s.site == "hidden")
 
 
 @pytest.fixture(params=["persistent", "a launch for each step"])
@@ -115,14 +105,7 @@ def test_whole_battery(cell, args, case, training, activation):
 @pytest.mark.parametrize(("cell", "args"), CELLS)
 def test_float16_is_as_near_as_the_reference_in_float16(cell, args):
     call = make_call(CASES["wide"], cell, of_cell(cell, ALL_SITES[:2]), **args)
-    truth = Reference.of(call).truth
-    own = evaluate(reference.run, call, torch.float16)
-    tried = evaluate(triton.run, call, torch.float16)
-    for name, true in truth.items():
-        size = float(true.abs().max())
-        error, allowed = (float((r[name].double() - true).abs().max()) for r in (tried, own))
-        assert tried[name].dtype == torch.float16
-        assert error <= 2 * max(allowed, 2 * torch.finfo(torch.float16).eps * size), name
+    assert_as_near_as_the_reference(triton.run, call, torch.float16)
 
 
 def test_the_memory_stays_in_float32_where_the_rest_is_float16():
