@@ -32,6 +32,7 @@ from recdrop.lab.config import (
     Sgd,
     TextData,
 )
+from recdrop.lab.output_layer import cross_entropy_sum
 from recdrop.lab.tasks.language_model import LanguageModelTask
 from recdrop.lab.tasks.streams import training_streams
 from recdrop.lab.text import Corpus, Vocabulary
@@ -96,6 +97,7 @@ def timed(size: Size, backend: str, budget: Budget) -> dict[str, Any]:
         for name, layouts in bare.items()
         for layout, run in enumerate(layouts)
     }
+    work |= {f"output layer/{name}": Plain(run) for name, run in output_layers(size).items()}
     seconds = interleave(work, budget)
     floor = {
         name: min(min(seconds[f"{name}/{layout}"]) for layout in range(len(layouts)))
@@ -108,6 +110,13 @@ def timed(size: Size, backend: str, budget: Budget) -> dict[str, Any]:
     return {
         "steps": steps,
         "floor": floor,
+        "output_layer": compare(
+            {
+                name.partition("/")[2]: own
+                for name, own in seconds.items()
+                if name.startswith("output layer/")
+            }
+        ),
         "tokens_per_second": rates,
         "ours_of_stock": rates["ours"] / rates["stock"],
         "ours_of_floor": rates["ours"] / rates["floor"],
@@ -121,6 +130,10 @@ def print_result(result: dict[str, Any]) -> None:
     rates = result["tokens_per_second"]
     for name, rate in rates.items():
         print(f"{name:>24} {rate:8.0f} tokens/s")
+    for name, layer in result["output_layer"].items():
+        print(
+            f"output layer, {name:>45} {layer['min'] * 1e3:8.2f} ms, {layer['ratio']:.2f} of ours"
+        )
     for name, target in (("floor", OF_FLOOR), ("stock", 1.0)):
         ratio = result[f"ours_of_{name}"]
         verdict = "met" if ratio >= target else "MISSED"
@@ -266,6 +279,39 @@ def _loss_and_gradients(net: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     named = dict(net.named_parameters())
     grads = torch.autograd.grad(loss, list(named.values()))
     return {"loss": loss.detach()} | dict(zip(named, grads, strict=True))
+
+
+def output_layers(size: Size) -> dict[str, Callable[[], object]]:
+    """The output layer with its loss, forward and backward: ours, then torch's own ways."""
+    hidden = torch.randn(size.batch * size.window, size.hidden, requires_grad=True)
+    layer = nn.Linear(size.hidden, size.words)
+    leaves = (hidden, layer.weight, layer.bias)
+    targets = torch.randint(size.words, (len(hidden),))
+
+    def grads(loss: Tensor) -> object:
+        return torch.autograd.grad(loss, leaves)
+
+    def chunked(options: nn.LinearCrossEntropyOptions | None) -> Tensor:
+        return F.linear_cross_entropy(
+            hidden, layer.weight, targets, linear_bias=layer.bias, reduction="sum", options=options
+        )
+
+    choices: dict[str, nn.LinearCrossEntropyOptions | None] = {
+        "linear_cross_entropy": None,
+        "linear_cross_entropy, auto": nn.LinearCrossEntropyOptions(),
+    } | {
+        f"linear_cross_entropy, {rows} rows, {policy}": nn.LinearCrossEntropyOptions(
+            batch_chunk_size=rows, chunking_method=None, acc_policy=policy
+        )
+        for rows in (140, 280, 560)
+        for policy in ("accurate", "compact")
+    }
+    return {
+        "ours": lambda: grads(cross_entropy_sum(*leaves, targets)),
+        "linear and cross_entropy": lambda: grads(
+            F.cross_entropy(layer(hidden), targets, reduction="sum")
+        ),
+    } | {name: lambda options=options: grads(chunked(options)) for name, options in choices.items()}
 
 
 def products(size: Size) -> dict[str, list[Callable[[], object]]]:
