@@ -89,6 +89,7 @@ def main(architecture, processors, dtype, cell, batch, hidden, tied):
     """Forward and backward of one layer with every site dropped per step."""
     found = {}
     launch.processors = lambda device: processors
+    torch.backends.cudnn.rnn.fp32_precision = "ieee" if dtype == "ieee" else "tf32"
     real = launch.kernels
     for name in ("forward", "backward", "see"):
         setattr(real, name, Compiler(getattr(real, name), architecture, found))
@@ -98,7 +99,7 @@ def main(architecture, processors, dtype, cell, batch, hidden, tied):
     if cell != "rnn":
         drops += [RecurrentDropout(0.3), RecurrentDropout(0.2, "state")]
     call = make_call(Case(2, batch, 16, hidden), cell, drops, **args)
-    to = getattr(torch, dtype)
+    to = torch.float32 if dtype == "ieee" else getattr(torch, dtype)
     state, weights = (tuple(t.to(to) for t in part) for part in (call.state, call.weights))
     part = backends.call.Scan(
         call, call.x.to(to).flatten(0, 1), tuple(s[0] for s in state),

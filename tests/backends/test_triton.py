@@ -7,6 +7,7 @@ memory. bfloat16 products are broken in it and are only compiled here.
 import dataclasses
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -34,7 +35,9 @@ from tests.backends.triton_cases import (
     of_cell,
 )
 
-pytest.importorskip("triton")
+jit = pytest.importorskip("triton").jit
+tl = pytest.importorskip("triton.language")
+kernels = pytest.importorskip("recdrop.backends.triton.kernels")
 
 SMALL = Case(3, 3, 2, 5)
 FOURS = Case(3, 2, 3, 8)  # H a multiple of 4: a draw serves four units of any gate
@@ -88,6 +91,28 @@ def test_a_program_takes_several_tiles_in_turn(cell, args):
     case = CASES["wide"]
     assert Plan.of(case.batch, case.hidden, 4, 4, 1).turns == 3
     assert_matches_reference(triton.run, make_call(case, cell, of_cell(cell, ALL_SITES), **args))
+
+
+@jit
+def both(x, s, t, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(s + at, kernels._sigmoid(tl.load(x + at)))
+    tl.store(t + at, kernels._tanh(tl.load(x + at)))
+
+
+def test_nonlinearities_have_the_digits_of_a_float32():
+    x = torch.cat((torch.linspace(-12, 12, 8192), torch.linspace(-0.3, 0.3, 8192)))
+    s, t = torch.empty_like(x), torch.empty_like(x)
+    both[1,](x, s, t, x.numel())
+    eps = torch.finfo(torch.float32).eps
+    assert (s - x.double().sigmoid()).abs().max() < eps
+    assert (t - x.double().tanh()).abs().max() < eps  # its double near 1 would be in 1 - y^2
+    near = x.abs() < 0.3
+    assert ((t / x.double().tanh()) - 1)[near & (x != 0)].abs().max() < 4 * eps
+    x[:4] = torch.tensor([math.inf, -math.inf, math.nan, 0.0])
+    both[1,](x, s, t, x.numel())
+    assert s[:4].tolist() == [1, 0, pytest.approx(math.nan, nan_ok=True), 0.5]
+    assert t[:4].tolist() == [1, -1, pytest.approx(math.nan, nan_ok=True), 0]
 
 
 @pytest.mark.slow
@@ -277,7 +302,7 @@ SIZES = {  # B, H
     "wide": (64, 1024),
     "many": (256, 1024),  # several tiles for a program
 }
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")  # "ieee": float32 whose products are no TF32 ones
 
 
 def compiled(asked):
@@ -301,9 +326,9 @@ def compiled(asked):
     ("cell", "dtypes", "tied"),
     [
         ("lstm", ("float32", "bfloat16"), True),
-        pytest.param("lstm", ("float16",), True, marks=pytest.mark.slow),
+        pytest.param("lstm", ("float16", "ieee"), True, marks=pytest.mark.slow),
         pytest.param("lstm", DTYPES, False, marks=pytest.mark.slow),
-        pytest.param("gru", DTYPES, True, marks=pytest.mark.slow),
+        pytest.param("gru", (*DTYPES, "ieee"), True, marks=pytest.mark.slow),
         pytest.param("gru", DTYPES, False, marks=pytest.mark.slow),
         pytest.param("gru_paper", DTYPES, True, marks=pytest.mark.slow),
         pytest.param("gru_paper", DTYPES, False, marks=pytest.mark.slow),
@@ -349,3 +374,14 @@ def test_which_shapes_run_persistently():
         assert plan.programs * plan.turns >= tiles > plan.programs * (plan.turns - 1)
         assert plan.programs <= (processors if plan.persistent else tiles)
         assert plan.turns == 1 or not plan.keep
+        assert plan.rows * plan.units >= 32 * plan.warps  # a value for each thread at least
+
+
+@pytest.mark.parametrize("sizes", [[3, 3, 2, 2, 2, 1], [5], [4, 3, 2, 1], [2, 2, 2]])
+def test_places_of_steps_are_the_same_without_the_host(sizes):
+    from recdrop.backends.triton.launch import _counted, _offsets
+
+    host = _offsets(sizes, torch.device("cpu"))
+    device = _counted(sizes, torch.device("cpu"))
+    assert device.dtype == host.dtype == torch.int32
+    assert device.tolist() == host.tolist() == [0, *itertools.accumulate(sizes)]

@@ -34,8 +34,19 @@ _STATE = tl.constexpr(2)
 
 
 @triton.jit
+def _sigmoid(x):
+    return tl.div_rn(1.0, 1.0 + tl.exp(-x))
+
+
+@triton.jit
 def _tanh(x):
-    return 2 * tl.sigmoid(2 * x) - 1
+    # As near to 1 as a float32 can tell: backward takes 1 - y^2 of it. Near 0 that formula has only
+    # the digits of 1, so there the series to x^9; its next term is below the last place.
+    y = x * x
+    series = 1 + y * (-1 / 3 + y * (2 / 15 + y * (-17 / 315 + y * (62 / 2835))))
+    size = tl.abs(x)
+    far = 1 - tl.div_rn(2.0, 1 + tl.exp(2 * size))
+    return tl.where(size < 0.25, x * series, tl.where(x < 0, -far, far))
 
 
 @triton.jit
@@ -280,7 +291,7 @@ def forward(
     hid_code = layer_code + _HIDDEN
     state_code = layer_code + _STATE
     arrivals = 0
-    for s in range(first, first + count):
+    for s in tl.range(first, first + count, num_stages=1):  # no load goes ahead of the wait
         t = T - 1 - s if REVERSE else s
         t_next = t - 1 if REVERSE else t + 1
         at = tl.load(offsets + t)
@@ -316,8 +327,8 @@ def forward(
                                 PRECISION, BB, BU, BK,
                             )  # fmt: skip
                         x_r = tl.load(pre_x + of_gates, mask=live, other=0.0)
-                        r = tl.sigmoid(x_r + y0)  # Eq. 10
-                        z = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
+                        r = _sigmoid(x_r + y0)  # Eq. 10
+                        z = _sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
                         h_seen = tl.load(now + (V - 1) * view_stride + own, mask=live, other=0.0,
                                          cache_modifier=".cg")  # fmt: skip
                         tl.store(gates + of_gates, r.to(gates.dtype.element_ty), mask=live)
@@ -360,10 +371,10 @@ def forward(
                     if CELL == RNN:
                         h_t = _f(x0 + y0, RELU)  # Eq. 1
                     elif CELL == LSTM:
-                        i = tl.sigmoid(x0 + y0)  # Eq. 4
-                        f = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
+                        i = _sigmoid(x0 + y0)  # Eq. 4
+                        f = _sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
                         g = _f(tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0) + y2, RELU)
-                        o = tl.sigmoid(tl.load(pre_x + of_gates + 3 * H, mask=live, other=0.0) + y3)
+                        o = _sigmoid(tl.load(pre_x + of_gates + 3 * H, mask=live, other=0.0) + y3)
                         tl.store(gates + of_gates, i.to(gates.dtype.element_ty), mask=live)
                         tl.store(gates + of_gates + H, f.to(gates.dtype.element_ty), mask=live)
                         tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
@@ -379,8 +390,8 @@ def forward(
                         tl.store(inner + of_h, c, mask=live)
                         h_t = o * _f(c, RELU)  # Eq. 6
                     else:
-                        r = tl.sigmoid(x0 + y0)
-                        z = tl.sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
+                        r = _sigmoid(x0 + y0)
+                        z = _sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
                         if HAS_B_HN:
                             y2 += tl.load(b_hn + u, mask=live_u, other=0.0).to(tl.float32)[None, :]
                         x_g = tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0)
@@ -452,7 +463,7 @@ def backward(
     hid_code = layer_code + _HIDDEN
     state_code = layer_code + _STATE
     arrivals = 0
-    for s in range(first, first + count):
+    for s in tl.range(first, first + count, num_stages=1):  # no load goes ahead of the wait
         t = s if REVERSE else T - 1 - s
         t_after = t - 1 if REVERSE else t + 1  # the step whose product saw this one's h
         t_before = t + 1 if REVERSE else t - 1

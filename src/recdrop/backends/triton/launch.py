@@ -5,6 +5,7 @@ steps; the loop over time is `kernels.forward` and `kernels.backward`.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -85,8 +86,9 @@ class Plan:
         turns = _tiles(tiles, programs)
         whole = _power_of_two(hidden)
         keep = persistent and turns == 1 and gates * whole * units * item <= _KEPT
-        # Rows that do not start on 16 bytes are loaded value by value, each by an address.
-        aligned = hidden * item % 16 == 0
+        # Triton knows of a row's start that it is a multiple of 16 values, or nothing: then each
+        # value is loaded by an address of its own.
+        aligned = hidden % 16 == 0
         depth = whole if keep else min(128 // item if aligned and units == 16 else 32, whole)
         warps = 8 if keep or rows == 32 else 4  # fewer, and registers are spilled
         stages = 3 if aligned else 1
@@ -261,14 +263,25 @@ def _offsets(sizes: list[int], device: torch.device) -> Tensor:
         return torch.arange(
             0, (len(sizes) + 1) * sizes[0], sizes[0], dtype=torch.int32, device=device
         )
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return _counted(sizes, device)
     ends = torch.tensor([0, *sizes]).cumsum(0).int()
     if device.type != "cuda":
         return ends
-    if torch.cuda.is_current_stream_capturing():
-        # A graph would copy from the host at every replay, when the host has other things there.
-        each = [torch.full((1,), end, dtype=torch.int32, device=device) for end in ends.tolist()]
-        return torch.cat(each)
     return ends.pin_memory().to(device, non_blocking=True)  # the copy need not wait for the device
+
+
+def _counted(sizes: list[int], device: torch.device) -> Tensor:
+    """The same places, made on the device, run by run of steps of one size.
+
+    For graphs: they would copy from the host at every replay, when it has other things there.
+    """
+    parts, end = [], 0
+    for size, steps in groupby(sizes):
+        start, end = end, end + size * len(list(steps))
+        parts.append(torch.arange(start, end, size, dtype=torch.int32, device=device))
+    parts.append(torch.full((1,), end, dtype=torch.int32, device=device))
+    return torch.cat(parts)
 
 
 def processors(device: torch.device) -> int:
