@@ -19,7 +19,7 @@ from recdrop.lab.records import Failure, Outcome, Result, Row, Split
 from recdrop.lab.report import console_table, gather, write
 from recdrop.lab.results import Report, RunReport, TableReport
 from recdrop.lab.settings import changed
-from recdrop.lab.wording import claims, notes, other_scores
+from recdrop.lab.wording import claims, gains, notes, other_scores
 
 MODULES: dict[str, Any] = {
     "table1": table1, "table2": table2, "table3": table3, "figure2": figure2,
@@ -300,6 +300,41 @@ def test_scales_are_apart(tmp_path):
     assert [table.key for table in gather(tmp_path).tables] == ["table2-paper", "table2-tenth"]
     assert line(tmp_path, "ours-step-25")[1] == "300.0"
     assert line(tmp_path, "ours-step-25", "table2-paper")[1] == "106.0"
+
+
+# ------------------------------------------------------------------------------------- differences
+
+
+def test_what_dropout_changes_is_paired_by_seed(tmp_path, written):
+    for seed, (without, with_it) in enumerate([(300.0, 290.0), (310.0, 298.0), (305.0, 291.0)]):
+        store(tmp_path, words("none", seed=seed), {"valid": without, "test": without})
+        store(tmp_path, words(seed=seed), {"valid": with_it, "test": with_it + seed})
+    store(tmp_path, words(seed=7), {"valid": 1.0, "test": 1.0})  # no other with that seed
+    header, (row,) = gains(the_table(tmp_path))
+    assert header == ["cell", "valid", "paper", "test", "paper", "pairs"]
+    reach = 4.302653 * 2 / math.sqrt(3)  # t of 2 degrees of freedom; differences -10, -12, -14
+    ours = f"−12.0 (−{12 + reach:.1f} to −{12 - reach:.1f})"
+    assert row[:3] == ("ours-step-25", ours, "−23.9")
+    assert row[3].startswith("−11.0 (")
+    assert row[4:] == ("−25.2", "3")
+    page, markdown = written()
+    assert ours in page
+    assert f"| ours-step-25 | {ours} |" in markdown
+    cells = json.loads((tmp_path / "result.json").read_text())["tables"][0]["cells"]
+    (stored,) = (one for one in cells if one["name"] == "ours-step-25")
+    assert stored["baseline"] == "none"
+    assert stored["difference"]["valid"] == {
+        "mean": -12.0, "reach": pytest.approx(reach, abs=1e-5), "pairs": 3,
+    }  # fmt: skip
+
+
+def test_one_pair_has_no_interval_and_no_baseline_no_difference(tmp_path, written):
+    store(tmp_path, words(), {"valid": 290.0, "test": 280.0})
+    assert gains(the_table(tmp_path)) == ([], [])
+    assert not any("What recurrent dropout changes" in text for text in written())
+    store(tmp_path, words("none"), {"valid": 300.0, "test": 290.0})
+    _, (row,) = gains(the_table(tmp_path))
+    assert row == ("ours-step-25", "−10.0", "−23.9", "−10.0", "−25.2", "1")
 
 
 # ---------------------------------------------------------------------------- claims, other parts

@@ -231,6 +231,8 @@ PRINTED_VERDICTS = {
     "table1": [True, True, True],
     "table2": [True, False, True, True, True, True, False, True, False, False, False],
     "table3": [True, False, False, True],
+    "table4": [True, True, False],
+    "table5": [False, True, False, True],
 }
 
 
@@ -252,6 +254,50 @@ def test_the_numbers_behind_a_claim_are_told():
     assert half.told == "113.5 ≥ 105.7; 140.6 ≥ 125.4"
     gaps = judge(claim("table2", "more than 30 points"), table2.TABLE, printed)
     assert gaps.told == "140.6 - 100.6; 137.7 - 103.2"
+
+
+@pytest.mark.parametrize(
+    ("key", "words", "told"),
+    [
+        ("table4", "larger on short", "+0.88 > +0.83; +1.10 > +0.76; +0.70 > +0.66"),
+        (
+            "table4",
+            "larger for the LSTM",
+            "+1.10 > +0.88; +1.10 > +0.70; +0.76 ≤ +0.83; +0.76 > +0.66",
+        ),
+        ("table5", "best net has", "59.35% < 61.35%"),
+        (
+            "table5",
+            "all sets but Twitter15",
+            "69.11% ≥ 69.04%; 71.39% < 72.10%; 68.90% < 69.65%; 67.11% ≥ 65.73%; 53.80% < 54.77%",
+        ),
+        (
+            "table5",
+            "hurts the plain RNN",
+            "66.35% < 67.54%; 67.70% < 71.20%; 59.91% ≥ 59.35%; 67.76% < 68.90%; "
+            "64.46% < 64.51%; 48.74% < 53.58%",
+        ),
+    ],
+)
+def test_the_comparisons_of_tables_4_and_5(key: str, words: str, told: str):
+    table = TABLES[key]
+    assert judge(claim(key, words), table, printed_scores(table)).told == told
+
+
+def test_claims_of_tables_4_and_5_turn_with_the_scores():
+    """Whatever holds on the paper's numbers fails on the same with both rates exchanged."""
+    for key, words in (
+        ("table4", "improves every net"),
+        ("table4", "larger on short"),
+        ("table5", "best net has"),
+        ("table5", "hurts the plain RNN"),
+    ):
+        scores = printed_scores(TABLES[key])
+        nets = ("rnn", "lstm", "gru")
+        turned = {f"{n}-none": scores[f"{n}-25"] for n in nets}
+        turned |= {f"{n}-25": scores[f"{n}-none"] for n in nets}
+        assert judge(claim(key, words), TABLES[key], scores).holds
+        assert judge(claim(key, words), TABLES[key], turned).holds is False
 
 
 def test_a_claim_follows_the_scores():

@@ -14,6 +14,11 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Such as ``1 text`` or ``2,000 texts``; ``many`` where it is not the other and an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def complain(text: str) -> None:
     """Print to standard error what went wrong."""
     say(Console(stderr=True), f"recdrop: {text}")

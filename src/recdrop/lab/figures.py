@@ -19,6 +19,7 @@ from recdrop.lab.drawing import COLOURS, INK, Picture, drawing, picture, sheet
 from recdrop.lab.paper.figure2 import papers_curves
 from recdrop.lab.paper.grid import Cell, Sampling, Scheme, number
 from recdrop.lab.paper.word_nets import Cell as WordNetCell
+from recdrop.lab.paper.word_nets import Net
 from recdrop.lab.results import CellReport, RunReport, TableReport
 
 CHANCE = 0.25  # of Temporal Order's four classes
@@ -30,6 +31,11 @@ _TOLD: dict[Scheme, str] = {
     "ours": "this paper: update, Eq. 9",
     "moon-inverted": "Moon, inverted, Eq. 18",
     "ours-gal": "this paper + Gal",
+}
+_OF_NET: dict[Net, str] = {
+    "rnn": "this paper: hidden, Eq. 2",
+    "lstm": _TOLD["ours"],
+    "gru": "this paper: update, Eq. 13",
 }
 _LINE: dict[Sampling | None, Any] = {None: ":", "step": "-", "sequence": (0, (4, 1.6))}
 _MARKER: dict[float, str] = {0.5: "o"}  # of the larger rate, where both are drawn
@@ -198,6 +204,12 @@ def _zoom(axes: Axes, table: TableReport, cells: Sequence[CellReport]) -> None:
     axes.set_ylim(low - 0.05 * room, low + room)
 
 
+def _told(scheme: Scheme, cells: Sequence[CellReport]) -> str:
+    """A scheme in words; of the paper's own, where in the cells' net."""
+    nets: list[Net] = [one.cell.net for one in cells if isinstance(one.cell, WordNetCell)]
+    return _OF_NET[nets[0]] if scheme == "ours" and nets else _TOLD[scheme]
+
+
 def _legend(cells: Sequence[CellReport]) -> list[Line2D]:
     run = [cell for cell in cells if cell.runs]
     schemes = {cell.cell.scheme for cell in run}
@@ -210,9 +222,9 @@ def _legend(cells: Sequence[CellReport]) -> list[Line2D]:
             color=COLOURS[scheme],
             linestyle=":" if scheme == "none" else "-",
             linewidth=1.6,
-            label=told,
+            label=_told(scheme, run),
         )
-        for scheme, told in _TOLD.items()
+        for scheme in _TOLD
         if scheme in schemes
     ]
     handles += [
@@ -243,7 +255,7 @@ def _bars(table: TableReport, block: str, cells: Sequence[CellReport]) -> Figure
     axes.grid(visible=False, axis="y")
     place, ticks, labels, ends = 0.0, [], [], [0.0]
     for scheme in schemes:
-        told, colour = _TOLD[scheme], COLOURS[scheme]
+        told, colour = _told(scheme, cells), COLOURS[scheme]
         axes.text(0, place, f" {told}", color=colour, weight="bold", va="center", fontsize=8.5)
         for cell in (one for one in cells if one.cell.scheme == scheme):
             place += 1.0
@@ -276,7 +288,7 @@ def _pair(
     ends = []
     mean, printed = cell.mean(measure), table.table.printed(cell.cell).get(measure)
     if mean is not None:
-        several = cell.scores(measure)
+        several = list(cell.scores(measure).values())
         told = table.table.told(mean)
         _bar(axes, place - 0.19, mean, told, after=max(several), facecolor=colour)
         if len(several) > 1:

@@ -7,28 +7,39 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from recdrop.lab.errors import BadInput
 from recdrop.lab.figures import Picture, curve, pictures
 from recdrop.lab.paper.claims import Verdict
 from recdrop.lab.progress import duration
 from recdrop.lab.results import Report, RunReport, TableReport, gather, summary
-from recdrop.lab.storage import storage, write_whole
+from recdrop.lab.runs import read_text
+from recdrop.lab.storage import make_folder, write_whole
 from recdrop.lab.wording import (
     Judged,
     Line,
     blocks,
     claims,
     console_table,
-    counted,
     environments,
     failures,
+    gains,
     more_header,
     notes,
     other_scores,
+    run_count,
     seconds,
     title,
 )
 
 __all__ = ["console_table", "gather", "write"]
+
+
+_HEADING = "# recdrop: report"
+_HEAD = 1_000  # characters of a file that tell whose it is
+GAINS = (
+    "Score with recurrent dropout less score of the same net without, paired by seed; in brackets "
+    "the mean's 95% interval (Student's t), where there are several seeds."
+)
 
 
 class Section(NamedTuple):
@@ -44,6 +55,7 @@ class Section(NamedTuple):
         header: Headings of the columns behind.
         blocks: The cells.
         notes: How to read it.
+        gains: What recurrent dropout changes: headings, and rows.
         claims: The paper's, judged.
         others: Further scores: names, and rows.
         pictures: What is drawn.
@@ -59,6 +71,7 @@ class Section(NamedTuple):
     header: tuple[str, ...]
     blocks: dict[str, list[Line]]
     notes: list[str]
+    gains: tuple[list[str], list[tuple[str, ...]]]
     claims: list[Judged]
     others: tuple[list[str], list[tuple[str, ...]]]
     pictures: list[Picture]
@@ -99,6 +112,34 @@ class Contents(NamedTuple):
     environments: list[str]
 
 
+_MARKS = {  # how what we write begins, or a part of it
+    "report.html": "<title>recdrop: report</title>",
+    "report.md": _HEADING,
+    "table.md": "## ",
+    "result.json": '{\n  "tables": [',
+}
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder where files of a report's names are not a report's.
+
+    Raises:
+        BadInput: One is somebody's own; it is named.
+        StorageFailed: The system refused to read.
+    """
+    for name, mark in _MARKS.items():
+        path = folder / name
+        if path.is_dir():
+            raise BadInput(
+                f"{path} is a folder, a report needs the name; choose another with --out"
+            )
+        if mark not in (read_text(path) or mark)[:_HEAD]:
+            raise BadInput(
+                f"{path} is there and no report of recdrop's, which would have to replace it; "
+                "choose another folder with --out, or move it"
+            )
+
+
 def write(folder: Path, report: Report) -> list[Path]:
     """Write ``report.html``, ``report.md`` and the pictures, ``pictures/*.svg`` and ``.png``.
 
@@ -106,22 +147,24 @@ def write(folder: Path, report: Report) -> list[Path]:
     their numbers. The same runs give the same bytes, the pixels of a PNG aside.
 
     Args:
-        folder: Where; it exists.
+        folder: Where; made if it is missing.
         report: From `gather`.
 
     Returns:
         The files, the page first.
 
     Raises:
+        BadInput: See `check_free`.
         StorageFailed: They cannot be written.
     """
+    make_folder(folder)
+    check_free(folder)
     contents = _contents(report)
     drawn = [picture for section in contents.sections for picture in section.pictures]
     drawn += [other.picture for other in contents.others if other.picture is not None]
     written = [folder / "report.html", folder / "report.md"]
     if drawn:
-        with storage(folder / "pictures"):
-            (folder / "pictures").mkdir(exist_ok=True)
+        make_folder(folder / "pictures")
     for picture in drawn:
         for suffix, content in (("svg", picture.svg), ("png", picture.png)):
             path = folder / "pictures" / f"{picture.name}.{suffix}"
@@ -148,7 +191,7 @@ def _contents(report: Report) -> Contents:
 
 
 def _summary(runs: Sequence[RunReport]) -> str:
-    return f"{counted(runs)}; training time of those together: {duration(seconds(runs))}"
+    return f"{run_count(runs)}; training time of those together: {duration(seconds(runs))}"
 
 
 def _section(table: TableReport) -> Section:
@@ -164,6 +207,7 @@ def _section(table: TableReport) -> Section:
         header=more_header(table),
         blocks=told,
         notes=notes(table),
+        gains=gains(table),
         claims=claims(table),
         others=other_scores(table),
         pictures=pictures(table),
@@ -199,7 +243,7 @@ def page(contents: Contents) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html")
-    return template.render(report=contents, holds=holds)
+    return template.render(report=contents, holds=holds, gains=GAINS)
 
 
 def holds(verdict: Verdict) -> str:
@@ -214,7 +258,7 @@ def holds(verdict: Verdict) -> str:
 
 def markdown(contents: Contents) -> str:
     """The same as Markdown."""
-    lines = ["# recdrop: report", "", _plain(contents.summary), ""]
+    lines = [_HEADING, "", _plain(contents.summary), ""]
     for section in contents.sections:
         lines += _section_lines(section)
     for other in contents.others:
@@ -242,6 +286,9 @@ def _head_lines(section: Section) -> list[str]:
 
 def _section_lines(section: Section) -> list[str]:
     lines = _head_lines(section)
+    names, rows = section.gains
+    if names:
+        lines += ["### What recurrent dropout changes", "", GAINS, "", *_grid(names, rows)]
     if section.claims:
         lines += ["### The paper's claims", ""]
         lines += [f"**{section.warning}**", ""] if section.warning else []

@@ -185,7 +185,7 @@ def _train_and_report(
 ) -> int:
     from recdrop.lab.environment import usable_cores
     from recdrop.lab.progress import duration
-    from recdrop.lab.report import gather, write
+    from recdrop.lab.report import check_free, gather, write
     from recdrop.lab.runs import run_directory
     from recdrop.lab.sweep import Job, sweep
 
@@ -195,6 +195,7 @@ def _train_and_report(
     except ValueError as error:
         complain(f"--cells: {error}")
         return 2
+    check_free(folder)
     runs = [
         run(cell, scale, seed, max_epochs=options.max_epochs)
         for seed in range(options.seeds)

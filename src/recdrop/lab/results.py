@@ -1,16 +1,18 @@
 """What lies in the run folders below a folder, sorted into the paper's tables. Never trains."""
 
+import math
 import os
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from recdrop.lab.config import Run, Scale
-from recdrop.lab.errors import BadInput, StorageFailed
+from recdrop.lab.errors import BadInput, LabError
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.grid import AnyTable, Cell
 from recdrop.lab.records import Failure, Result, Row
@@ -26,6 +28,21 @@ TABLES: tuple[AnyTable, ...] = (
     table5.TABLE,
 )
 SCALES: tuple[Scale, ...] = ("paper", "tenth", "small", "quick")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What recurrent dropout changes in a score, over pairs of runs with the same seed.
+
+    Attributes:
+        mean: Of score with it less score without.
+        reach: Half of the mean's 95% interval (Student's t); None for fewer than two pairs.
+        pairs: How many.
+    """
+
+    mean: float
+    reach: float | None
+    pairs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +115,20 @@ class CellReport:
             return "finished"
         return ", ".join(told) if told else "not run"
 
-    def scores(self, measure: str) -> list[float]:
-        """One score of every finished run that has it."""
-        found = [result.outcome.scores.get(measure) for result in self.finished]
-        return [score for score in found if score is not None]
+    def scores(self, measure: str) -> dict[int, float]:
+        """One score of every finished run that has it, by seed."""
+        found = {done.seed: done.outcome.scores.get(measure) for done in self.finished}
+        return {seed: score for seed, score in found.items() if score is not None}
 
     def mean(self, measure: str) -> float | None:
         """Mean over the finished runs; None where there is none."""
         scores = self.scores(measure)
-        return statistics.fmean(scores) if scores else None
+        return statistics.fmean(scores.values()) if scores else None
 
     def deviation(self, measure: str) -> float | None:
         """Standard deviation over seeds (n - 1); None for fewer than two."""
         scores = self.scores(measure)
-        return statistics.stdev(scores) if len(scores) > 1 else None
+        return statistics.stdev(scores.values()) if len(scores) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +167,21 @@ class TableReport:
         for cell in self.cells:
             found.setdefault(cell.cell.block, []).append(cell)
         return found
+
+    def difference(self, one: CellReport, measure: str) -> Difference | None:
+        """A cell against its baseline; None where no seed was run to the end with both."""
+        base = next((each for each in self.cells if each.cell.name == one.cell.baseline), None)
+        if base is None:
+            return None
+        with_it, without = one.scores(measure), base.scores(measure)
+        found = [score - without[seed] for seed, score in with_it.items() if seed in without]
+        if not found:
+            return None
+        pairs, reach = len(found), None
+        if pairs > 1:
+            quantile = float(stdtrit(pairs - 1, 0.975))  # two sides of 2.5% each
+            reach = quantile * statistics.stdev(found) / math.sqrt(pairs)
+        return Difference(statistics.fmean(found), reach, pairs)
 
     def means(self) -> dict[str, dict[str, float]]:
         """Mean scores by cell and measure, of what was run."""
@@ -201,7 +233,7 @@ def gather(folder: Path) -> Report:
         place = os.path.relpath(directory, folder)
         try:
             runs += _read(directory, place)
-        except StorageFailed as error:
+        except LabError as error:
             unread.append(f"{place}: {error}")
     if not runs and not unread:
         raise BadInput(
@@ -309,6 +341,12 @@ def _cell_summary(table: TableReport, cell: CellReport) -> dict[str, Any]:
         "paper": dict(table.table.printed(cell.cell)),
         "mean": {measure: cell.mean(measure) for measure in table.table.measures},
         "deviation": {measure: cell.deviation(measure) for measure in table.table.measures},
+        "baseline": cell.cell.baseline,
+        "difference": {
+            measure: asdict(found)
+            for measure in table.table.measures
+            if (found := table.difference(cell, measure)) is not None
+        },
         "runs": [
             {
                 "seed": one.run.seed,

@@ -90,12 +90,14 @@ def run_cell(
         What it came to; in a process that only helps without the scores of evaluation.
 
     Raises:
-        BadInput: The folder holds another run or other data, or another process works on it.
+        BadInput: The folder holds another run, other data or files that are no run's, or another
+            process works on it.
         Diverged: A loss or gradient was not finite; ``failed.json`` keeps the message.
         StorageFailed: Something could not be read or written.
         PeerLost: Another process of the run ended or hangs.
     """
     watcher = watcher or Watcher()
+    _check_free(directory)
     with World() as world, locked(directory) if world.leads else nullcontext():
         done = finished(directory, run)
         if done is not None:
@@ -125,6 +127,18 @@ def run_cell(
         if folder:
             folder.write("result.json", result)
         return result
+
+
+def _check_free(directory: Path) -> None:
+    """Refuse a folder where files of a run's names were there before any run was."""
+    begun = any((directory / name).exists() for name in ("config.json", "lock"))
+    names = ("data.json", "vocabulary.json", "vectors.safetensors", "env.json", "metrics.jsonl")
+    for name in (*names, "checkpoints", "result.json", "failed.json"):
+        if not begun and (directory / name).exists():
+            raise BadInput(
+                f"{directory / name} is there, but no run: its config.json is missing. A run would "
+                "replace the file; choose another folder with --out, or move it"
+            )
 
 
 class _Folder:
@@ -263,7 +277,7 @@ def finished(directory: Path, run: Run) -> Result | None:
     """The stored result of a run; None if it has yet to be trained, or trained to the end.
 
     Raises:
-        BadInput: The folder holds another run.
+        BadInput: The folder holds another run, or no run's config.json.
         StorageFailed: A file cannot be read.
     """
     stored = read_run(directory)
@@ -282,14 +296,15 @@ def read_run(directory: Path) -> Run | None:
     """What a folder was asked to train, or None where it holds no run.
 
     Raises:
-        StorageFailed: The file cannot be read, or is no run; all faults are told.
+        BadInput: The file is no run's; all faults are told.
+        StorageFailed: It cannot be read.
     """
     path = directory / "config.json"
     text = read_text(path)
     try:
         return None if text is None else parse_run(text)
     except ValidationError as error:
-        raise StorageFailed(f"{path}: {'; '.join(faults(error))}") from error
+        raise BadInput(f"{path} describes no run: {'; '.join(faults(error))}") from error
 
 
 def read_record(path: Path, kind: type[RecordT]) -> RecordT | None:

@@ -32,6 +32,22 @@ def storage(path: Path, needed: int | None = None) -> Iterator[None]:
         raise StorageFailed(f"{error.filename or path}: {reason}{room}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Have a folder there, with those above it.
+
+    Raises:
+        BadInput: It, or one above it, is a file.
+        StorageFailed: The system refused.
+    """
+    with storage(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            places = (folder, *folder.parents)
+            file = next(place for place in places if place.exists() and not place.is_dir())
+            raise BadInput(f"{file} is a file, expected a folder; choose another") from None
+
+
 def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview]) -> None:
     """Write a file so that after any kill it is the old one or the new one.
 
@@ -82,12 +98,12 @@ def locked(folder: Path) -> Iterator[None]:
         folder: Made if it is missing; its file ``lock`` names the last holder.
 
     Raises:
-        BadInput: Another process holds it; the message says which.
+        BadInput: Another process holds it, the message says which; or a file is in its place.
         StorageFailed: The folder cannot be written.
     """
     path = folder / "lock"
+    make_folder(folder)
     with storage(path):
-        folder.mkdir(parents=True, exist_ok=True)
         # Not buffered: what a full disk refuses would be refused once more when it is closed.
         file = path.open("a+b", buffering=0)
     with file:

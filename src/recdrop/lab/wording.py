@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from recdrop.lab.console import counted
 from recdrop.lab.paper.claims import CLAIMS, Claim, Verdict, judge, printed_scores
 from recdrop.lab.paper.grid import number
-from recdrop.lab.results import CellReport, RunReport, TableReport, deviations, stopped
+from recdrop.lab.results import CellReport, Difference, RunReport, TableReport, deviations, stopped
 
 NOT_IN_THE_PAPER = "-"
 
@@ -124,8 +125,7 @@ def _value(table: TableReport, cell: CellReport, measure: str) -> Value:
     spread = "" if deviation is None else f"± {told.spread(deviation)}"
     difference = ""
     if table.scale == "paper" and told.score != "accuracy" and printed != NOT_IN_THE_PAPER:
-        gap = mean - number(printed)
-        difference = f"{'−' if gap < 0 else '+'}{told.spread(abs(gap))}"
+        difference = _signed(table, mean - number(printed))
     return Value(told.told(mean), spread, printed, difference)
 
 
@@ -229,6 +229,54 @@ def console_table(table: TableReport) -> ConsoleTable:
     )
 
 
+def gains(table: TableReport) -> tuple[list[str], list[tuple[str, ...]]]:
+    """What recurrent dropout changes, here and in the paper: headings, and a row for each cell.
+
+    A row has the cell's name, then for each measure our difference and the paper's, then how many
+    pairs of runs it rests on. Empty where no cell and its baseline were both run.
+    """
+    header = ["cell"]
+    for heading in table.table.measures.values():
+        header += [heading, "paper"]
+    rows = []
+    for cell in table.cells:
+        found = [table.difference(cell, measure) for measure in table.table.measures]
+        if not any(found):
+            continue
+        row, pairs = [cell.cell.name], max(one.pairs for one in found if one is not None)
+        for measure, ours in zip(table.table.measures, found, strict=True):
+            row += [_difference(table, ours), _printed_difference(table, cell, measure)]
+        rows.append((*row, str(pairs)))
+    return ([*header, "pairs"], rows) if rows else ([], [])
+
+
+def _difference(table: TableReport, ours: Difference | None) -> str:
+    """Such as ``+0.40 (−0.24 to +1.03)``."""
+    if ours is None:
+        return "-"
+    told = _signed(table, ours.mean)
+    if ours.reach is None:
+        return told
+    low, high = (_signed(table, ours.mean + reach) for reach in (-ours.reach, ours.reach))
+    return f"{told} ({low} to {high})"
+
+
+def _printed_difference(table: TableReport, cell: CellReport, measure: str) -> str:
+    printed = printed_scores(table.table)
+    both = [
+        printed.get(name or "", {}).get(measure) for name in (cell.cell.name, cell.cell.baseline)
+    ]
+    with_it, without = both
+    if with_it is None or without is None:
+        return NOT_IN_THE_PAPER
+    return _signed(table, with_it - without)
+
+
+def _signed(table: TableReport, gap: float) -> str:
+    """A difference of scores, to the table's decimals."""
+    return f"{'−' if gap < 0 else '+'}{table.table.spread(abs(gap))}"
+
+
 def claims(table: TableReport) -> list[Judged]:
     """The paper's claims about a table, on its numbers and on ours."""
     printed, measured = printed_scores(table.table), table.means()
@@ -260,7 +308,7 @@ def environments(runs: Iterable[RunReport]) -> list[str]:
         if one.environment:
             place = ", ".join(f"{k} {v}" for k, v in one.environment.items() if k != "date")
             found.setdefault(place, []).append(str(one.environment.get("date", "")))
-    return [f"{_count(len(dates), 'run')}{_between(dates)}: {p}" for p, dates in found.items()]
+    return [f"{counted(len(dates), 'run')}{_between(dates)}: {p}" for p, dates in found.items()]
 
 
 def _between(dates: Sequence[str]) -> str:
@@ -286,15 +334,11 @@ def _unfinished(one: RunReport) -> str:
     return f"unfinished, {last.update:,} updates so far (epoch {last.epoch})"
 
 
-def counted(runs: Sequence[RunReport]) -> str:
+def run_count(runs: Sequence[RunReport]) -> str:
     """How many runs there are, and how many of them are finished."""
-    return f"{_count(len(runs), 'run')}, {sum(one.result is not None for one in runs)} finished"
+    return f"{counted(len(runs), 'run')}, {sum(one.result is not None for one in runs)} finished"
 
 
 def seconds(runs: Iterable[RunReport]) -> float:
     """Training time of the finished runs together."""
     return sum(one.result.seconds for one in runs if one.result is not None)
-
-
-def _count(number_of: int, what: str) -> str:
-    return f"{number_of:,} {what}{'' if number_of == 1 else 's'}"

@@ -55,6 +55,7 @@ class Cell:
         block: Part of the table that it stands in, as a heading.
         dropout: The same as a layer takes it.
         beyond: Whether the paper has no such cell.
+        baseline: Name of the same net without recurrent dropout; None if it is that, or has none.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Cell:
     block: str
     dropout: tuple[Dropout, ...]
     beyond: bool = False
+    baseline: str | None = None
 
     @property
     def label(self) -> str:

@@ -63,6 +63,7 @@ def _cell(scheme: Scheme, sampling: Sampling | None, rate: float, forward: bool)
         block=COMBINED if combined else BLOCKS[forward],
         dropout=_dropout(scheme, sampling, rate),
         beyond=combined,
+        baseline=None if scheme == "none" else "none" + "-forward" * forward,
         forward=forward,
     )
 

@@ -73,5 +73,6 @@ def _cell(net: Net, sampling: Sampling, rate: float) -> Cell:
         rate=rate,
         block=f"The {net.upper()}",  # its own tables and pictures
         dropout=(drop,) if rate else (),
+        baseline=f"{net}-none" if rate else None,
         net=net,
     )
