@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from rich.console import Console
 from recdrop.lab import progress, session
 from recdrop.lab.cli import _parse, main
 from recdrop.lab.commands import TrainOptions, configured
-from recdrop.lab.config import Adam
+from recdrop.lab.config import Adam, LanguageModelRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.records import Row
@@ -217,11 +218,18 @@ def test_the_settings_and_commands_of_the_page_are_taken(tmp_path):
         (["optim.kind=adamw"], "'sgd', 'adam', 'rmsprop'"),
         (["optim.lr=inf", "optim.clip_norm=-1"], "optim.clip_norm: Input should be greater than 0"),
         (["name=../x", "seed=-1"], "seed: Input should be greater than or equal to 0"),
+        (["name=x y"], "name: expected letters a-z, digits, single dashes between, got 'x y'"),
     ],
 )
 def test_conflicting_and_impossible_settings(pairs, told):
     with pytest.raises(BadInput, match=re.escape(told)):
         configured("char-lm", TrainOptions(set=pairs))
+
+
+def test_none_is_no_recurrent_dropout():
+    run = configured("char-lm", TrainOptions(set=["model.recurrent_dropout=none"]))
+    assert isinstance(run, LanguageModelRun)
+    assert run.model.recurrent_dropout == ()
 
 
 # ------------------------------------------------------------------------------------------- train
@@ -254,6 +262,29 @@ def test_other_settings_or_data_in_the_same_folder_are_refused(text, words, tmp_
     finally:
         (tmp_path / "result.json").rename(words / "result.json")
     assert "does not agree with the data given now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", "checkpoints", "config.json"])
+def test_files_that_are_no_runs_are_left_alone(name, text, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).write_text("mine")
+    assert train("char-lm", text, run) == 2
+    said = capsys.readouterr().err
+    assert f"{run / name} " in said
+    assert "describes no run" in said or "is there, but no run" in said
+    assert (run / name).read_text() == "mine"
+    assert "lock" not in {path.name for path in run.iterdir()} or name == "config.json"
+
+
+def test_a_file_in_a_folders_place(text, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert train("char-lm", text, out) == 2
+        told = f"recdrop: {tmp_path / 'file'} is a file, expected a folder; choose another\n"
+        assert capsys.readouterr().err == told
+    assert main(["vectors", "train", "--text", str(text), "--out", str(tmp_path / "v")]) == 2
+    assert f"{text} is a folder; expected a text file" in capsys.readouterr().err
 
 
 def test_texts_that_cannot_be_trained_on(tmp_path, capsys):
@@ -645,8 +676,7 @@ def test_what_generate_refuses_is_told_at_once(characters, capsys):
 
 
 def test_report_tells_of_runs_at_any_depth(text, characters, tmp_path, capsys):
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "run").symlink_to(characters)
+    shutil.copytree(characters, tmp_path / "deep" / "er" / "run")
     assert train("word-lm", text, tmp_path / "mine", name="my-words") == 0
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 0
@@ -654,7 +684,35 @@ def test_report_tells_of_runs_at_any_depth(text, characters, tmp_path, capsys):
     assert f"Written: {tmp_path / 'report.html'}" in said
     page = (tmp_path / "report.md").read_text()
     assert "word-lm: my-words" in page
+    assert "Folder: deep/er/run" in page
     assert f"{scores(tmp_path / 'mine')['test']:.5g}" in page
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html", "table.md", "result.json"])
+def test_report_replaces_no_file_but_a_reports(name, characters, tmp_path, capsys):
+    runs, out = tmp_path / "runs", tmp_path / "deep" / "out"
+    shutil.copytree(characters, runs / "run")
+    (runs / name).write_text("my own\n")
+    assert main(["report", str(runs)]) == 2
+    assert f"{runs / name} is there and no report of recdrop's" in capsys.readouterr().err
+    assert (runs / name).read_text() == "my own\n"
+    assert main(["report", str(runs), "--out", str(out)]) == 0
+    assert main(["report", str(runs), "--out", str(out)]) == 0  # its own
+    assert "char-lm: run" in (out / "report.md").read_text()
+    assert sorted(path.name for path in runs.iterdir()) == sorted([name, "run"])
+
+
+def test_report_of_a_run_keeps_its_result(text, tmp_path, capsys):
+    out = tmp_path / "out"
+    tokens = ["reproduce", "table1", "--scale", "quick", "--length", "6", "--max-epochs", "1"]
+    tokens += ["--workers", "1", "--cells"]
+    assert main([*tokens, "ours-step-*", "--out", str(out)]) == 0
+    (run,) = out.glob("runs/*/seed-0")
+    stored = (run / "result.json").read_text()
+    assert main(["report", str(run)]) == 2
+    assert "choose another folder with --out" in capsys.readouterr().err
+    assert (run / "result.json").read_text() == stored
+    assert main([*tokens, "*", "--out", str(run)]) == 2  # before it trains
 
 
 def test_report_of_no_runs(tmp_path, capsys):

@@ -165,7 +165,7 @@ def test_bad_files_and_options(
         (["generate", "TAGGER", "--prompt", "x"], "holds a run of ner, not a language model"),
         (["generate", "CLASSIFIER", "--prompt", "x"], "a run of sentiment, not a language model"),
         (["classify", "nowhere", "x"], "nowhere holds no run"),
-        (["tag", "TAGGER", "--columns"], "--columns needs a file"),
+        (["classify", "CLASSIFIER", "."], ". is a folder; expected a text file"),
     ],
 )
 def test_runs_of_another_task(
@@ -226,7 +226,7 @@ def test_evaluation_refuses(content, options, told, classifier, tmp_path, capsys
 
 def test_a_tagger_evaluates_the_column_that_is_asked_for(tagger, tmp_path, capsys):
     (tmp_path / "in.txt").write_text("Rome B-LOC O\n")
-    for column, told in (("2", "1 entities"), ("-2", "1 entities"), ("3", "0 entities")):
+    for column, told in (("2", "1 entity,"), ("-2", "1 entity,"), ("3", "0 entities")):
         tokens = ["evaluate", str(tagger), "--data", str(tmp_path / "in.txt"), "--column", column]
         assert main(tokens) == 0
         assert told in capsys.readouterr().out
@@ -347,3 +347,20 @@ def test_a_reader_that_has_enough_ends_it_quietly(classifier, tmp_path):
         stream(process.stdout).close()
         assert not stream(process.stderr).read()
         assert process.wait(60) == 1
+
+
+def test_columns_come_from_a_pipe_too(tagger, tmp_path, monkeypatch, capsys):
+    given = "Smith NNP\nwent VBD\n\nRome NNP\n"
+    (tmp_path / "in.txt").write_text(given)
+    assert main(["tag", str(tagger), str(tmp_path / "in.txt"), "--columns"]) == 0
+    wanted = capsys.readouterr().out
+    assert wanted.count("\n") == 5
+    with (tmp_path / "in.txt").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert main(["tag", str(tagger), "--columns"]) == 0
+    assert capsys.readouterr().out == wanted
+    (tmp_path / "in.txt").write_text("Smith NNP\nwent\n")
+    with (tmp_path / "in.txt").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert main(["tag", str(tagger), "--columns"]) == 2
+    assert "standard input:2: 1 columns, expected 2" in capsys.readouterr().err

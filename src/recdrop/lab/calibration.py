@@ -10,7 +10,7 @@ import numpy as np
 
 from recdrop.lab import predict
 from recdrop.lab.drawing import COLOURS, INK, drawing, picture, sheet
-from recdrop.lab.storage import storage, write_whole
+from recdrop.lab.storage import make_folder, write_whole
 from recdrop.lab.trained import open_classifier
 
 BINS = 10
@@ -93,10 +93,10 @@ def write(folder: Path, told: Mapping[str, Calibration]) -> list[Path]:
     """Write the numbers and the picture.
 
     Raises:
+        BadInput: A file is in the folder's place.
         StorageFailed: The system refused.
     """
-    with storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     values = {
         name: one._asdict() | {"bins": [b._asdict() for b in one.bins]}
         for name, one in told.items()

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from recdrop.lab.config import Run, TaskName
-from recdrop.lab.console import complain, console, say
+from recdrop.lab.console import complain, console, counted, say
 from recdrop.lab.errors import BadInput
 from recdrop.lab.labelling import evaluate_classifier, evaluate_tagger
 from recdrop.lab.paper.presets import PRESETS
@@ -207,7 +207,10 @@ def _tell_result(folder: Path, task: TaskName, result: "Result") -> None:
     ended = {"epochs": "all epochs", "min_lr": "the smallest learning rate", "rule": "its rule"}
     why = ended.get(outcome.stopped_by, "patience")
     kept = f", kept: update {outcome.best_update:,}" if outcome.best_update else ""
-    say(out, f"{outcome.updates:,} updates, ended by {why}{kept}, {duration(result.seconds)}")
+    say(
+        out,
+        f"{counted(outcome.updates, 'update')}, ended by {why}{kept}, {duration(result.seconds)}",
+    )
     scores = ", ".join(
         f"{name} {score:.2%}" if shares else f"{name} {score:.5g}"
         for name, score in sorted(outcome.scores.items())
@@ -267,7 +270,7 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     out = console()
     streams = min(options.streams or data.batch, len(tokens))
     nats, count = measure(trained.net, tokens, streams, data.window, trained.vocabulary.start)
-    say(out, f"{run}: the net after {trained.update:,} updates")
+    say(out, f"{run}: the net after {counted(trained.update, 'update')}")
     told = f"{_figure(trained, nats / count)} on all {count:,} {predictions(trained.run)[1]}"
     lacked = 0 if unknown is None else int((tokens == unknown).sum())
     told += f", {lacked:,} of them {UNKNOWN}" if lacked else ""
@@ -358,7 +361,16 @@ def _asked() -> Iterator[str]:
 # ------------------------------------------------------------------------------------------ report
 
 
-def report(directory: Path, /):
+class ReportOptions(_Options):
+    """What `report` takes."""
+
+    out: Path | None = None
+    """Folder for the page and its pictures. Default: the one with the runs."""
+
+
+def report(
+    directory: Path, /, *, options: Annotated[ReportOptions | None, Parameter(name="*")] = None
+):
     """Everything that was trained below a folder as one page, report.html, and report.md.
 
     Parameters
@@ -368,6 +380,7 @@ def report(directory: Path, /):
     """
     from recdrop.lab.report import gather, write
 
-    for path in write(directory, gather(directory)):
+    folder = options.out if options and options.out else directory
+    for path in write(folder, gather(directory)):
         say(console(), f"Written: {path}")
     return 0

@@ -3,9 +3,11 @@
 How they are changed, compared and refused: `recdrop.lab.settings`.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -194,7 +196,8 @@ class Dropout(Record):
 class _Recurrent(Record):
     """What every net has: dropout inside its recurrence, each site once.
 
-    A number in place of the list is `recdrop`'s own shorthand: the paper's scheme, per step.
+    A number in place of the list is `recdrop`'s own shorthand: the paper's scheme, per step; none
+    is an empty list.
     """
 
     # Not strict: what the validator below has seen is no longer JSON to pydantic, and its lists
@@ -205,6 +208,8 @@ class _Recurrent(Record):
     @classmethod
     def _shorthand(cls, given: Any) -> Any:
         rate = given.get("recurrent_dropout") if isinstance(given, dict) else None
+        if isinstance(given, dict) and "recurrent_dropout" in given and rate is None:
+            return given | {"recurrent_dropout": []}
         if isinstance(rate, bool) or not isinstance(rate, int | float):
             return given
         site = "hidden" if given.get("cell") == "rnn" else "update"
@@ -407,6 +412,12 @@ class Schedule(Record):
 # ---------------------------------------------------------------------------------------- the runs
 
 
+def _named(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"expected letters a-z, digits, single dashes between, got {name!r}")
+    return name
+
+
 class _Run(Record):
     """What every run has: the same value gives the same bits on one machine and thread count.
 
@@ -419,7 +430,7 @@ class _Run(Record):
         seed: Start of every random stream.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100)] = "run"
+    name: Annotated[str, Field(max_length=100), AfterValidator(_named)] = "run"
     table: Literal["table1", "table2", "table3", "table4", "table5", "figure2"] | None = None
     scale: Scale | None = None
     optim: Annotated[Sgd | Adam | RmsProp, Field(discriminator="kind")]

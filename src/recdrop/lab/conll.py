@@ -79,11 +79,13 @@ class Entity(NamedTuple):
 # ----------------------------------------------------------------------------- reading and writing
 
 
-def read_columns(path: Path, column: int | None = None, *, tagged: bool = True) -> list[Sentence]:
+def read_columns(
+    path: Path | TextFile, column: int | None = None, *, tagged: bool = True
+) -> list[Sentence]:
     """Read a column file; equal words of it are one object in memory.
 
     Args:
-        path: The file.
+        path: The file, or one that is loaded.
         column: That of the tags, from 1, or from -1 for the last; None: the last, if it is not the
             only one.
         tagged: Whether there are tags to be read; else only the words are.
@@ -98,7 +100,9 @@ def read_columns(path: Path, column: int | None = None, *, tagged: bool = True) 
     words: list[str] = []
     tags: list[str] = []
     place = None
-    for number, row in _rows(TextFile.open(path)):
+    file = path if isinstance(path, TextFile) else TextFile.open(path)
+    path = file.path
+    for number, row in _rows(file):
         if row:
             if not sentences and not words:
                 place = _place(column, len(row), f"{path}:{number}") if tagged else None

@@ -41,13 +41,27 @@ class TextFile(NamedTuple):
         """Load a file; at most two copies of it are in memory at a time.
 
         Raises:
-            BadInput: It is missing, or has a NUL.
+            BadInput: It is missing, a folder, or has a NUL.
             StorageFailed: The system refused to read.
         """
         with storage(path):
+            if path.is_dir():
+                raise BadInput(f"{path} is a folder; expected a text file in UTF-8")
             if not path.is_file():
                 raise BadInput(f"{path}: no such file; expected a text file in UTF-8")
-            content = path.read_bytes()
+            return cls.of(path, path.read_bytes())
+
+    @classmethod
+    def of(cls, path: Path, content: bytes) -> "TextFile":
+        """Take bytes that came from somewhere else.
+
+        Args:
+            path: What faults name as their place.
+            content: The bytes.
+
+        Raises:
+            BadInput: There is a NUL.
+        """
         sha256 = hashlib.sha256(content).hexdigest()
         content = content.removeprefix(codecs.BOM_UTF8)
         content = content.replace(b"\r\n", b"\n")

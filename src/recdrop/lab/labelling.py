@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from recdrop.lab.console import console, say
+from recdrop.lab.console import console, counted, say
 from recdrop.lab.errors import BadInput
 from recdrop.lab.files import LONGEST, TextFile
 
@@ -64,7 +64,7 @@ def tag(
     run
         Folder of a trained tagger.
     file
-        Sentences. Without it, lines of standard input, answered as they come.
+        Sentences. Without it, lines of standard input, answered as they come; columns once it ends.
     """
     from recdrop.lab import predict
     from recdrop.lab.conll import read_columns
@@ -82,9 +82,8 @@ def tag(
         _write(map(_tagged_json, told) if options.json_lines else _tagged_lines(told))
 
     if options.columns:
-        if file is None:
-            raise BadInput("--columns needs a file")
-        sentences = [one.words for one in read_columns(file, tagged=False)]
+        columns = _piped() if file is None else file
+        sentences = [one.words for one in read_columns(columns, tagged=False)]
         for first in range(0, len(sentences), _AT_A_TIME):
             tell(sentences[first : first + _AT_A_TIME])
         return 0
@@ -184,12 +183,13 @@ def evaluate_tagger(run: Path, data: Path, column: int | None) -> int:
     found = predict.tag(trained, [one.words for one in sentences])
     scores = score(gold, [one.tags for one in found])
     out = console()
-    say(out, f"{run}: the net after {trained.update:,} updates, of {data}")
+    say(out, f"{run}: the net after {counted(trained.update, 'update')}, of {data}")
     total = scores.overall
     say(
         out,
-        f"{scores.tokens:,} words, {scores.accuracy:.2%} with the right tag; {total.wanted:,} "
-        f"entities, {total.found:,} found, {total.right:,} of them right",
+        f"{counted(scores.tokens, 'word')}, {scores.accuracy:.2%} with the right tag; "
+        f"{counted(total.wanted, 'entity', 'entities')}, {total.found:,} found, "
+        f"{total.right:,} of them right",
     )
     width = max(len(name) for name in ("overall", *scores.kinds))
     for name, one in {"overall": total, **scores.kinds}.items():
@@ -213,11 +213,11 @@ def evaluate_classifier(run: Path, data: Path) -> int:
     gold = [row.label for row in rows]
     found = [one.label for one in predict.classify(trained, [row.text for row in rows])]
     out, scored = console(), labels_to_score(trained.labels)
-    say(out, f"{run}: the net after {trained.update:,} updates, of {data}")
+    say(out, f"{run}: the net after {counted(trained.update, 'update')}, of {data}")
     say(
         out,
         f"mean F1 of {' and '.join(scored)} {100 * mean_f1(gold, found, scored):.2f}, "
-        f"accuracy {accuracy(gold, found):.2%}, {len(rows):,} texts",
+        f"accuracy {accuracy(gold, found):.2%}, {counted(len(rows), 'text')}",
     )
     width = max(map(len, trained.labels))
     for label in trained.labels:
@@ -285,12 +285,24 @@ def _lines(file: Path | None) -> Iterator[list[str]]:
         yield some
 
 
-def _coming() -> Iterator[list[str]]:
+def _input() -> int:
+    """The handle of standard input."""
     if sys.stdin is None:  # closed by whoever started this
         raise BadInput("there is no standard input; give a file")
+    return sys.stdin.fileno()
+
+
+def _piped() -> TextFile:
+    """All of standard input, once it has ended."""
+    with open(_input(), "rb", closefd=False) as pipe:
+        return TextFile.of(Path("standard input"), pipe.read())
+
+
+def _coming() -> Iterator[list[str]]:
+    handle = _input()
     begun, done, block = b"", 0, b"\n"
     while block:
-        block = os.read(sys.stdin.fileno(), _BLOCK)
+        block = os.read(handle, _BLOCK)
         *whole, begun = (begun + block).split(b"\n")
         if begun and (not block or len(begun) > LONGEST):
             whole.append(begun)

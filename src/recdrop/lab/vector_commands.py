@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.status import Status
 
 from recdrop.lab.config import Count
-from recdrop.lab.console import console, say
+from recdrop.lab.console import console, counted, say
 from recdrop.lab.errors import BadInput, StorageFailed
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def train(*, options: Annotated[TrainOptions, Parameter(name="*")]):
         told = _Told(out, status, settings.epochs)
         vectors = train_vectors(options.text, settings, told)
     save_vectors(options.out, vectors)
-    say(out, f"{told.total:,} words in {settings.epochs} epochs, {duration(told.seconds)}")
+    read = f"{counted(told.total, 'word')} in {counted(settings.epochs, 'epoch')}"
+    say(out, f"{read}, {duration(told.seconds)}")
     say(out, f"{len(vectors):,} different words, width {vectors.width}")
     say(out, f"Written: {options.out}")
     return 0
@@ -81,12 +82,11 @@ def train(*, options: Annotated[TrainOptions, Parameter(name="*")]):
 
 def _free(path: Path) -> None:
     """Refuse early what could not be written at the end."""
-    from recdrop.lab.storage import storage
+    from recdrop.lab.storage import make_folder
 
     if path.exists():
         raise BadInput(f"--out {path} is there already; choose another or remove it")
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
         raise StorageFailed(f"--out {path}: its folder cannot be written to")
 
@@ -152,10 +152,10 @@ def show(file: Path, /, *, options: Annotated[ShowOptions | None, Parameter(name
     from recdrop.lab.vectors import nearest, read_vectors
 
     options, out, vectors = options or ShowOptions(), console(), read_vectors(file)
-    say(out, f"{len(vectors):,} words, width {vectors.width}, SHA-256 {vectors.sha256}")
+    near = {word: nearest(word, vectors, options.count) for word in options.near}
+    say(out, f"{counted(len(vectors), 'word')}, width {vectors.width}, SHA-256 {vectors.sha256}")
     for note in vectors.notes:
         say(out, note)
-    for word in options.near:
-        near = nearest(word, vectors, options.count)
-        say(out, f"{word}: {', '.join(f'{one} {cosine:.2f}' for one, cosine in near)}")
+    for word, found in near.items():
+        say(out, f"{word}: {', '.join(f'{one} {cosine:.2f}' for one, cosine in found)}")
     return 0

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 import recdrop
 from recdrop.lab.config import LanguageModel, LanguageModelRun
+from recdrop.lab.console import counted
 from recdrop.lab.errors import BadInput
 from recdrop.lab.output_layer import cross_entropies, cross_entropy_sum
 from recdrop.lab.tasks.net import ForwardDropout, deterministic, recurrent_layers, uniform_start
@@ -289,8 +290,8 @@ def paper_style(
     windows = paper_windows(len(tokens), rows, window)
     if windows < 1:
         raise BadInput(
-            f"the text has {len(tokens):,} symbols; {rows} streams of a window of {window} in the "
-            f"paper's style need {(rows + 1) * window:,}: lower data.batch or data.window"
+            f"the text has {counted(len(tokens), 'symbol')}; {counted(rows, 'stream')} of a window "
+            f"of {window} in the paper's style need {(rows + 1) * window:,}: give more text"
         )
     tokens = tokens.to(net.device)
     starts = torch.arange(rows, device=net.device) * (windows * window)
@@ -319,5 +320,6 @@ def _check_long_enough(name: str, tokens: Tensor, start: int | None) -> None:
     needed = 1 if start is not None else 2
     if len(tokens) < needed:
         raise BadInput(
-            f"the {name} has {len(tokens)} symbols, evaluation needs {needed}: give more text"
+            f"the {name} has {counted(len(tokens), 'symbol')}, evaluation needs {needed}: give "
+            "more text"
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 from recdrop.lab.config import LabelledData, NerRun, SentimentRun
 from recdrop.lab.conll import Sentence, converted, misplaced, read_columns, recognised
+from recdrop.lab.console import counted
 from recdrop.lab.errors import BadInput
 from recdrop.lab.labelled import Labelled, labels_to_train, read_labelled, read_splits
 from recdrop.lab.storage import storage
@@ -58,7 +59,7 @@ def _scheme_note(name: str, path: Path, sentences: list[Sentence]) -> str:
     scheme = recognised(sentences)
     wrong = misplaced(sentences, scheme)
     where = f"; {len(wrong)} out of place, the first in line {wrong[0]}" if wrong else ""
-    return f"{name}: {path.name}, {len(sentences):,} sentences, tags in {scheme}{where}"
+    return f"{name}: {path.name}, {counted(len(sentences), 'sentence')}, tags in {scheme}{where}"
 
 
 def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
@@ -67,7 +68,8 @@ def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
         held = len(sentences) // 20
         if not held:
             raise BadInput(
-                f"{path} has {len(sentences)} sentences; to be split 90/5/5 a file needs 20"
+                f"{path} has {counted(len(sentences), 'sentence')}; to be split 90/5/5 a file "
+                "needs 20"
             )
         cuts = {
             "train": slice(-2 * held),
@@ -141,7 +143,7 @@ def prepare_sentiment(
         )
         stages.insert(0, Stage(weak.labels, *parts))
     task = SentimentTask(run, stages, numbered, words, world.rank, world.size)
-    notes = [f"{name}: {len(rows):,} texts" for name, rows in sets.items()]
+    notes = [f"{name}: {counted(len(rows), 'text')}" for name, rows in sets.items()]
     return _read(task, sources, words, notes)
 
 
