@@ -28,6 +28,8 @@ from recdrop.lab.records import Row
 from recdrop.lab.runs import read_rows
 from recdrop.lab.settings import changed
 from recdrop.lab.tasks import language_model
+from tests.lab import test_ner as ner
+from tests.lab import test_sentiment as sentiment
 from tests.lab.tiny import WORDS, write_text
 
 SMALL = {
@@ -357,6 +359,54 @@ def test_signals_save_and_the_same_command_goes_on(text, characters, tmp_path, m
     assert scores(run) == scores(characters)
 
 
+@pytest.mark.parametrize("task", ["ner", "sentiment"])
+def test_a_signal_saves_a_run_over_rows_too(task, tmp_path, monkeypatch, capsys):
+    data = (ner.write if task == "ner" else sentiment.write_texts)(tmp_path / "data")
+    values: dict[str, object] = {"model.hidden": 8, "schedule.epochs": 3, "schedule.log_every": 2}
+
+    def run(out: Path) -> int:
+        return main(["train", task, "--data", str(data), "--out", str(out), *setting(values)])
+
+    assert run(tmp_path / "whole") == 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with monkeypatch.context() as patch:
+            at_row(patch, 1, number)
+            start = time.monotonic()
+            assert run(tmp_path / "run") == code
+            assert time.monotonic() - start < 5
+        assert f"stopped by {number.name}" in capsys.readouterr().err
+    assert run(tmp_path / "run") == 0
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "whole")]
+    assert metrics[0] == metrics[1]
+    assert scores(tmp_path / "run") == scores(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("task", ["ner", "sentiment"])
+def test_a_run_over_rows_that_diverges_exits_with_3(task, tmp_path, capsys):
+    data = (ner.write if task == "ner" else sentiment.write_texts)(tmp_path / "data")
+    values: dict[str, object] = {"model.activation": "relu", "optim.lr": 1e30}
+    out = tmp_path / "run"
+    tokens = ["train", task, "--data", str(data), "--out", str(out), *setting(values)]
+    assert main(tokens) == 3
+    said = capsys.readouterr().err
+    assert "stopped before it was used" in said or "was not saved" in said
+    assert json.loads((out / "failed.json").read_text())["message"] in said
+
+
+def test_a_folder_that_vanishes_exits_with_4(text, tmp_path, monkeypatch, capsys):
+    show = session._Shown.row
+
+    def row(self, one: Row) -> None:
+        show(self, one)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    monkeypatch.setattr(session._Shown, "row", row)
+    assert train("char-lm", text, tmp_path / "run") == 4
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"recdrop: {tmp_path}/run.*: No such file or directory.*\n", said)
+    assert "bytes free" in said
+
+
 def test_a_second_sigint_stops_at_once(text, tmp_path, monkeypatch, capsys):
     at_row(monkeypatch, 2, signal.SIGINT, signal.SIGINT)
     assert train("char-lm", text, tmp_path / "run") == 130
@@ -594,6 +644,21 @@ def test_a_run_of_another_task_neither_evaluates_nor_writes(text, tmp_path, caps
 def written(capsys, run: Path, *tokens: str) -> str:
     assert main(["generate", str(run), *tokens]) == 0
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_weights_of_other_shapes_than_the_configurations(
+    command, text, characters, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(characters, run)
+    path = run / "config.json"
+    path.write_text(path.read_text().replace('"hidden": 8', '"hidden": 9'))
+    tokens = {"evaluate": ["--data", str(text / "test.txt")], "generate": ["--prompt", "a"]}
+    assert main([command, str(run), *tokens[command]]) == 2
+    said = capsys.readouterr().err
+    assert "config.json or data.json has been changed since it was written" in said
+    assert "Traceback" not in said
 
 
 def test_generate_goes_on_from_the_prompt_and_the_seed_decides(characters, capsys):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -12,14 +13,25 @@ import time
 from contextlib import suppress
 
 import pytest
+import torch
 
 from recdrop.lab.checkpoint import Checkpoints
 from recdrop.lab.config import Adam, Schedule, TextData, parse_run
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
-from recdrop.lab.runs import Watcher, finished, read_environment, read_rows, run_cell
+from recdrop.lab.runs import Watcher, _Silent, finished, read_environment, read_rows, run_cell
 from recdrop.lab.storage import locked, write_whole
-from recdrop.lab.train import Interrupted
-from tests.lab.tiny import endless_run, tiny_model, tiny_run, tiny_words, write_text
+from recdrop.lab.tasks import prepare
+from recdrop.lab.train import Interrupted, train
+from recdrop.lab.world import World
+from tests.lab.tiny import (
+    TASKS,
+    endless_run,
+    tiny_model,
+    tiny_of,
+    tiny_run,
+    tiny_words,
+    write_text,
+)
 
 
 class Heard(Watcher):
@@ -140,62 +152,50 @@ def wait_for(condition, seconds=60):
         time.sleep(0.005)
 
 
-def killed_and_resumed(folder, run, text, times, seed):
+def forked(folder, run, data, save_every):
+    """A process of its own that trains a run; its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        run_cell(folder, run, data, save_every=save_every)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def killed_and_resumed(folder, run, data, times, seed):
     """Kill -9 at random moments, then to the end; as one uninterrupted run, to the bit.
 
     Where a run is through before it is killed, another is begun, until so many kills have struck.
     """
     source = random.Random(seed)
     whole = folder / "whole"
-    process = start(whole, run, text)
-    process.wait()
-    process.stdout.close()
-    assert process.returncode == 0
-    seconds = json.loads((whole / "result.json").read_text())["seconds"]
+    seconds = run_cell(whole, run, data).seconds
     kills, number = 0, 0
     while kills < times:
         parts, number = folder / f"parts {number}", number + 1
         while kills < times and not (parts / "result.json").exists():
-            process = start(parts, run, text, save_every=source.choice([0.0, 0.0, 0.05]))
+            child = forked(parts, run, data, source.choice([0.0, 0.0, 0.05]))
             time.sleep(source.random() * seconds)
-            end(process, signal.SIGKILL)
-            kills += process.returncode == -signal.SIGKILL
-        run_cell(parts, run, text or None)
+            os.kill(child, signal.SIGKILL)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert code in (0, -signal.SIGKILL)
+            kills += code == -signal.SIGKILL
+        run_cell(parts, run, data)
         assert result_of(parts) == result_of(whole)
         assert not list(parts.rglob("*.tmp"))
 
 
-def test_kill_9_and_resume_words(tmp_path):
-    killed_and_resumed(tmp_path, tiny_words(), write_text(tmp_path / "text"), 2, 1)
-
-
-def test_kill_9_and_resume_temporal_order(tmp_path):
-    killed_and_resumed(tmp_path, tiny_run(), "", 2, 2)
-
-
-@pytest.mark.parametrize("task", ["ner", "sentiment"])
-def test_kill_9_and_resume_through_two_stages(tmp_path, task):
-    killed_and_resumed(tmp_path, *staged(task, tmp_path), 2, 3)
-
-
-def staged(task, folder):
-    """A tiny tagger, or a classifier that is trained on."""
-    from tests.lab import test_ner, test_sentiment
-
-    if task == "ner":
-        return test_ner.tiny(), test_ner.write(folder / "names")
-    return test_sentiment.tiny(), test_sentiment.write_texts(folder / "texts")
+@pytest.mark.parametrize("task", TASKS)
+def test_kill_9_and_resume(tmp_path, task):
+    killed_and_resumed(tmp_path, *tiny_of(task, tmp_path), 2, 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
-def test_kill_9_and_resume_at_400_moments(tmp_path, seed):
-    text = write_text(tmp_path / "text", lines=200)
-    killed_and_resumed(tmp_path / "words", tiny_words(), text, 10, seed)
-    run = tiny_run(schedule=Schedule(epochs=30, log_every=3))
-    killed_and_resumed(tmp_path / "order", run, "", 10, seed)
-    for task in ("ner", "sentiment"):
-        killed_and_resumed(tmp_path / task, *staged(task, tmp_path), 10, seed)
+@pytest.mark.parametrize("task", TASKS)
+def test_kill_9_and_resume_at_100_moments(tmp_path, task):
+    killed_and_resumed(tmp_path, *tiny_of(task, tmp_path), 100, 2)
 
 
 FILE_OPERATIONS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
@@ -366,7 +366,8 @@ def test_a_folder_where_nothing_was_trained_yet_takes_any_data(tmp_path):
     text, folder = write_text(tmp_path / "text"), tmp_path / "run"
     run_cell(tmp_path / "whole", tiny_words(), text)
     folder.mkdir()
-    for name in ("data.json", "vocabulary.json", "config.json.tmp"):  # killed before config.json
+    # Killed before config.json was there.
+    for name in ("lock", "data.json", "vocabulary.json", "config.json.tmp"):
         (folder / name).write_text("of other data")
     run_cell(folder, tiny_words(), text)
     assert result_of(folder) == result_of(tmp_path / "whole")
@@ -405,6 +406,19 @@ def test_divergence_is_kept_and_found_again(tmp_path):
         assert not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.parametrize("task", TASKS[1:])
+def test_an_embedding_that_is_not_finite_is_named(task, tmp_path):
+    run, data = tiny_of(task, tmp_path)
+    with World() as world:
+        prepared = prepare(run, data, {}, world)
+    weights = dict(prepared.task.net.named_parameters())
+    (name,) = weights.keys() & {"embedding.weight", "table.table"}
+    with torch.no_grad():
+        weights[name].fill_(math.nan)
+    with pytest.raises(Diverged, match=rf"at update 1 \(.*values is {name}; stopped before"):
+        train(run, prepared.task, _Silent())
+
+
 def test_a_folder_that_vanishes_is_told(tmp_path):
     folder, updates = tmp_path / "run", []
 
@@ -427,7 +441,7 @@ def test_corrupt_files_are_named(tmp_path):
     with pytest.raises(StorageFailed, match=r"metrics\.jsonl:1"):
         read_rows(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(StorageFailed, match=r"config\.json"):
+    with pytest.raises(BadInput, match=r"config\.json describes no run"):
         run_cell(tmp_path, tiny_run())
 
 

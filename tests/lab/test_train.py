@@ -348,6 +348,17 @@ def test_a_weight_that_is_not_finite_is_named_before_anything_is_stepped(value):
         assert torch.equal(tensor.nan_to_num(7, 7, 7), before[name].nan_to_num(7, 7, 7))
 
 
+def test_an_input_that_is_not_finite_stops_before_a_step():
+    run, journal = tiny_run(), Memory(every=1)
+    task = TemporalOrderTask(run)
+    before = task.net.readout.weight.clone()
+    task.net.lstm.register_forward_pre_hook(lambda _, args: (args[0] * math.nan, *args[1:]))
+    with pytest.raises(Diverged, match="the loss is nan at update 1"):
+        train(run, task, journal)
+    assert torch.equal(task.net.readout.weight, before)
+    assert journal.saved == {}
+
+
 def test_a_gradient_that_is_not_finite_is_named():
     run = tiny_run()
     task = TemporalOrderTask(run)

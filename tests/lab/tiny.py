@@ -10,6 +10,7 @@ from recdrop.lab.config import (
     LanguageModel,
     LanguageModelRun,
     PlateauDecay,
+    Run,
     Schedule,
     Sgd,
     StopRule,
@@ -88,3 +89,21 @@ def tiny_words(**changes: Any) -> LanguageModelRun:
         "seed": 2,
     }
     return LanguageModelRun(**(values | changes))
+
+
+TASKS = ("temporal-order", "word-lm", "char-lm", "ner", "sentiment")
+
+
+def tiny_of(task: str, folder: Path) -> tuple[Run, Path | None]:
+    """A tiny run of a task, and its data. The last two go through two stages."""
+    from tests.lab import test_ner, test_sentiment
+
+    if task == "temporal-order":
+        return tiny_run(schedule=Schedule(epochs=30, log_every=3)), None
+    if task == "ner":
+        return test_ner.tiny(), test_ner.write(folder / "names")
+    if task == "sentiment":
+        return test_sentiment.tiny(), test_sentiment.write_texts(folder / "texts")
+    symbols = "words" if task == "word-lm" else "characters"
+    data = TextData(symbols=symbols, batch=4, window=6 if task == "word-lm" else 24)
+    return tiny_words(task=task, data=data), write_text(folder / "text", lines=200)
