@@ -62,6 +62,7 @@ def native() -> Extension:
                 "gemm.h",
                 "kernels.h",
                 "kernels.inc",
+                "loss.h",
                 "philox.h",
                 "recurrence.h",
                 "simd.h",

@@ -7,6 +7,7 @@ one thread and at two, and what only this backend has. Variants marked `slow` ru
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch._dynamo.testing import AotEagerAndRecordGraphs
 from torch.autograd import gradcheck
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -39,6 +41,7 @@ from tests.helpers import OURS, TORCHS, random_key, specs, tensors, with_key
 from tests.test_gradients import as_function
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+OTHER_DTYPE = "{} must have the dtype of the other tensors"
 HAS_COMPILER = any(shutil.which(name) for name in ("g++", "c++"))
 INSTRUCTION_SETS = native.instruction_sets() if native.missing() is None else ["none"]
 MACHINES = list(itertools.product(INSTRUCTION_SETS, (1, 2)))
@@ -1073,6 +1076,76 @@ def test_products(machine, shape, dtype):
         assert whole[:, n:].isnan().all()
 
 
+# ---------------------------------------------------------------------------------- cross entropy
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 64), (37, 1025), (5, 10_007)])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])
+def test_cross_entropies(machine, shape, spread, dtype):
+    rows, columns = shape
+    logits = spread * torch.randn(rows, columns, dtype=dtype)
+    targets = torch.randint(columns, (rows,))
+    exact = logits.numpy().astype(np.longdouble)
+    exact -= exact.max(1, keepdims=True)
+    log_sums = np.log(np.exp(exact).sum(1))
+    each = log_sums - exact[np.arange(rows), targets]
+    probabilities = np.exp(exact - log_sums[:, None])
+    true = probabilities - F.one_hot(targets, columns).numpy()
+    whole = torch.full((rows, 2 * columns), torch.nan, dtype=dtype)
+    whole[:, :columns] = logits
+    nats, sums = torch.full((rows,), torch.nan, dtype=dtype), torch.ones(columns, dtype=dtype)
+    torch.ops.recdrop.native_cross_entropy(whole[:, :columns], targets, nats, sums)
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    # Of a logit's difference to the largest, its rounding; of the result, a few places.
+    assert (abs(nats.numpy() - each) <= 4 * eps * (each + 1)).all()
+    allowed = eps * (8 + abs(exact)) * probabilities + eps * (true < 0) + 2 * tiny
+    assert (abs(whole[:, :columns].numpy() - true) <= allowed).all()
+    assert (abs(sums.numpy() - 1 - true.sum(0)) <= 2 * eps * (rows + 2)).all()
+    assert whole[:, columns:].isnan().all()
+    again = logits.clone()
+    torch.ops.recdrop.native_cross_entropy(again, targets, nats, None)
+    assert torch.equal(again, whole[:, :columns])
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("place", [0, 3, 40])
+def test_rows_that_are_not_finite(place):
+    logits = torch.zeros(6, 41)
+    logits[0, place], logits[1, place], logits[2, place] = torch.nan, torch.inf, -torch.inf
+    logits[3] = -torch.inf
+    logits[4] = 1e30
+    nats, targets = torch.zeros(6), torch.full((6,), place)
+    torch.ops.recdrop.native_cross_entropy(logits, targets, nats, None)
+    assert nats[[0, 1, 3]].isnan().all()
+    assert logits[[0, 1, 3]].isnan().any(1).all()  # as of torch: whoever looks, sees it
+    assert nats[2] == torch.inf
+    assert nats[4:].tolist() == pytest.approx([math.log(41)] * 2)
+    assert logits[2].tolist() == pytest.approx([1 / 40] * place + [-1.0] + [1 / 40] * (40 - place))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": torch.zeros(6)}, "logits must be a matrix"),
+        ({"logits": torch.zeros(3, 2).t()}, "rows of logits must be contiguous"),
+        ({"logits": torch.zeros(2, 3).half()}, "float32 or float64"),
+        ({"targets": torch.tensor([0])}, r"targets must have shape \[2\], got \[1\]"),
+        ({"targets": torch.tensor([0, 3])}, "target 3 of row 1 is not among 3 columns"),
+        ({"targets": torch.tensor([-1, 0])}, "target -1 of row 0 is not among 3 columns"),
+        ({"targets": torch.tensor([0, 1]).int()}, "targets must have the dtype int64"),
+        ({"nats": torch.zeros(3)}, r"nats must have shape \[2\], got \[3\]"),
+        ({"nats": torch.zeros(4)[::2]}, "must be contiguous"),
+        ({"column_sums": torch.zeros(2)}, r"column_sums must have shape \[3\], got \[2\]"),
+        ({"column_sums": torch.zeros(3).double()}, OTHER_DTYPE.format("column_sums")),
+    ],
+)
+def test_the_door_of_cross_entropies(change, message):
+    given = {"logits": torch.zeros(2, 3), "targets": torch.zeros(2).long(), "nats": torch.zeros(2)}
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.recdrop.native_cross_entropy(**({"column_sums": None} | given | change))
+
+
 # ------------------------------------------------------------------------------------------- doors
 
 
@@ -1095,7 +1168,6 @@ def pass_the_door(which, cell, mistake):
 
 GRADS = ("dh", "dh_n", "dc_n")
 WHICH = pytest.mark.parametrize("which", ["scan", "scan_backward"])
-OTHER_DTYPE = "{} must have the dtype of the other tensors"
 BOUND = rng.threshold(0.4)
 MISTAKES = [
     ({"x": torch.zeros(12, 3)}, r"w_ih must have shape \[20, 3\], got \[20, 2\]"),

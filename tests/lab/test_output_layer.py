@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recdrop.backends import native
 from recdrop.lab import output_layer
 from recdrop.lab.output_layer import cross_entropies, cross_entropy_sum
 
@@ -19,6 +20,22 @@ def layer(n: int = 23, h: int = 5, v: int = 11, dtype: torch.dtype = torch.float
 
 def plain(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="sum")
+
+
+OWN = native.instruction_sets() if native.missing() is None else []
+
+
+@pytest.fixture(autouse=True, params=[*OWN, "torch"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Each of our own kernels, and torch's operators where there is none."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "missing", lambda: "not here")
+        yield
+        return
+    before = native.instruction_set()
+    native.instruction_set(request.param)
+    yield
+    native.instruction_set(before)
 
 
 @pytest.fixture(params=[1, 4, 7, 1_000], ids=lambda rows: f"{rows} rows a chunk")

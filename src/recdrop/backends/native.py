@@ -12,6 +12,8 @@ from recdrop.backends.stack import run_stack
 
 _SCHEMAS = (
     "native_product(Tensor(a!) out, Tensor a, Tensor b, Tensor? bias) -> ()",
+    "native_cross_entropy(Tensor(a!) logits, Tensor targets, Tensor(b!) nats, "
+    "Tensor(c!)? column_sums) -> ()",
     "native_nonlinearity(Tensor(a!) out, Tensor x, str name) -> ()",
     "native_instruction_set(str name) -> str",
 )

@@ -1,5 +1,5 @@
 // What the native backend computes, as plain C++ without torch: one layer and direction, forward
-// and backward, and large matrix products. One such table for each instruction set.
+// and backward, large matrix products and the loss behind them. One such table for each instruction set.
 #pragma once
 
 #include <cstdint>
@@ -101,6 +101,8 @@ struct Kernels {
         const Shape&, const Dropout&, const Weights<T>&, const Backward<T>&, const Pool&);
     // out [M, N] = a [M, K] b [K, N] + bias [N]; out's rows contiguous, bias may be null
     void (*product)(const Matrix<const T>& a, const Matrix<const T>& b, const T* bias, const Matrix<T>& out, const Pool&);
+    // see loss.h; logits' rows contiguous
+    void (*cross_entropy)(const Matrix<T>& logits, const int64_t* targets, T* nats, T* column_sums, const Pool&);
     // y = f(x) of n values, f the sigmoid (0) or tanh (1); for tests of their errors
     void (*nonlinearity)(int which, const T* x, T* y, int64_t n);
   };

@@ -343,6 +343,32 @@ void product(Tensor out, Tensor a, Tensor b, MaybeTensor bias) {
   });
 }
 
+// Rows of logits into the gradient of their cross entropies, which go to nats; see loss.h.
+void cross_entropy(Tensor logits, Tensor targets, Tensor nats, MaybeTensor column_sums) {
+  STD_TORCH_CHECK(logits.dim() == 2, "logits must be a matrix");
+  STD_TORCH_CHECK(logits.stride(1) == 1 || logits.size(1) <= 1, "rows of logits must be contiguous");
+  const int64_t rows = logits.size(0), columns = logits.size(1);
+  const ScalarType dtype = logits.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "logits must be of float32 or float64");
+  check("logits", logits, {rows, columns}, dtype);
+  const Tensor right = take("targets", targets, {rows}, ScalarType::Long);
+  check("nats", nats, {rows}, dtype);
+  if (column_sums.has_value()) check("column_sums", *column_sums, {columns}, dtype);
+  STD_TORCH_CHECK(nats.is_contiguous() && (!column_sums.has_value() || column_sums->is_contiguous()),
+                  "nats and column_sums must be contiguous");
+  const int64_t* target = data<int64_t>(right);
+  for (int64_t row = 0; row < rows; ++row) {
+    STD_TORCH_CHECK(0 <= target[row] && target[row] < columns, "target ", target[row], " of row ", row,
+                    " is not among ", columns, " columns");
+  }
+  if (rows == 0) return;
+  for_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const recdrop::Matrix<T> to{writable<T>(logits), rows, columns, logits.stride(0), 1};
+    kernels<T>().cross_entropy(to, target, writable<T>(nats), writable<T>(column_sums), pool());
+  });
+}
+
 // out = name(x): for tests of the error.
 void nonlinearity(Tensor out, Tensor x, std::string name) {
   STD_TORCH_CHECK(name == "sigmoid" || name == "tanh", "expected sigmoid or tanh, got ", name);
@@ -363,6 +389,7 @@ STABLE_TORCH_LIBRARY_IMPL(recdrop, CPU, m) {
   m.impl("scan", TORCH_BOX(&scan));
   m.impl("scan_backward", TORCH_BOX(&scan_backward));
   m.impl("native_product", TORCH_BOX(&product));
+  m.impl("native_cross_entropy", TORCH_BOX(&cross_entropy));
   m.impl("native_nonlinearity", TORCH_BOX(&nonlinearity));
 }
 

@@ -129,22 +129,13 @@ enum class Curve { sigmoid, tanh, relu };
 
 constexpr Curve curve(Activation f) { return f == Activation::tanh ? Curve::tanh : Curve::relu; }
 
-// n vectors at a time, all through one exponential, so that no chain waits for itself:
-//   sigmoid(x) = 1 / (1 + e**-x)
-//   tanh(x), a = |x|, E = e**2a: (E - 1) / (E + 1) where a is small, with E - 1 free of cancellation;
-//     else 1 - 2 / (E + 1), exact to the last place, where gradients need 1 - y * y
-// and e**x = 2**k (1 + p): k = round(x / ln 2), p = e**r - 1 by its Taylor series on |r| <= ln 2 / 2,
-// cut where the next term is below half a unit in the last place.
+// e**x = 2**k (1 + p) of n vectors at a time, so that no chain waits for itself: k = round(x / ln 2),
+// p = e**r - 1 by its Taylor series on |r| <= ln 2 / 2, cut where the next term is below half a unit
+// in the last place. Takes x in r, within [least, most].
 template <class T, int n>
-RECDROP_INLINE void curves(const Curve (&kind)[n], Vec<T> (&x)[n]) {
+RECDROP_INLINE void exponentials(Vec<T> (&r)[n], Vec<T> (&p)[n], Vec<T> (&two_k)[n]) {
   using C = ExpConstants<T>;
   using I = typename V<T>::ints;
-  Vec<T> r[n], p[n], two_k[n];
-#pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) {
-    r[i] = kind[i] == Curve::sigmoid ? clamp<T>(-x[i], C::least, C::most)
-                                     : clamp<T>(2 * (x[i] < T(0) ? -x[i] : x[i]), T(0), C::flat);
-  }
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i) {
     const Vec<T> shifted = r[i] * T(1.44269504088896340736) + C::round;  // its low bits are k
@@ -166,8 +157,26 @@ RECDROP_INLINE void curves(const Curve (&kind)[n], Vec<T> (&x)[n]) {
     for (int i = 0; i < n; ++i) p[i] = p[i] * r[i] + inverse_factorial[j];
   }
 #pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) p[i] = p[i] * r[i];
+}
+
+// n vectors at a time, all through one exponential:
+//   sigmoid(x) = 1 / (1 + e**-x)
+//   tanh(x), a = |x|, E = e**2a: (E - 1) / (E + 1) where a is small, with E - 1 free of cancellation;
+//     else 1 - 2 / (E + 1), exact to the last place, where gradients need 1 - y * y
+template <class T, int n>
+RECDROP_INLINE void curves(const Curve (&kind)[n], Vec<T> (&x)[n]) {
+  using C = ExpConstants<T>;
+  Vec<T> r[n], p[n], two_k[n];
+#pragma GCC unroll 16
   for (int i = 0; i < n; ++i) {
-    const Vec<T> expm1 = two_k[i] * (p[i] * r[i]) + (two_k[i] - T(1));
+    r[i] = kind[i] == Curve::sigmoid ? clamp<T>(-x[i], C::least, C::most)
+                                     : clamp<T>(2 * (x[i] < T(0) ? -x[i] : x[i]), T(0), C::flat);
+  }
+  exponentials<T, n>(r, p, two_k);
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    const Vec<T> expm1 = two_k[i] * p[i] + (two_k[i] - T(1));
     if (kind[i] == Curve::sigmoid) {
       x[i] = T(1) / (expm1 + T(2));
     } else {

@@ -1,9 +1,9 @@
 """The linear layer over the vocabulary and its cross entropy, in one piece.
 
 With 10,000 words it is five sixths of a training step's arithmetic, and its logits are by far the
-largest matrix: 45 MB for 1,120 predictions. Here they become probabilities, and these the gradient
-of the logits, in one and the same memory, and all gradients are ready when the loss is. The
-products are `recdrop.functional.product`. How a whole step stands to its bare products and to
+largest matrix: 45 MB for 1,120 predictions. Here they become their own gradient in one and the same
+memory, and all gradients are ready when the loss is. Products and cross entropies are this
+library's own kernels where there are any. How a whole step stands to its bare products and to
 torch's: docs/benchmarks/cpu.md.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import recdrop
+from recdrop.backends import native
 
 _CHUNK = 1 << 24  # logits at a time, 64 MB: fewer rows make slower products
 
@@ -69,7 +70,7 @@ def cross_entropies(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
         bias: [V].
         targets: int64 [N], below V.
     """
-    parts = [each for _, each, _ in _probabilities(hidden, weight, bias, targets)]
+    parts = [each for _, each, _ in _gradients(hidden, weight, bias, targets)]
     return torch.cat(parts) if parts else hidden.new_zeros(0)
 
 
@@ -86,10 +87,8 @@ class _CrossEntropySum(torch.autograd.Function):
         more = None
         inputs = hidden * scale if on_weight else hidden
         total = hidden.new_zeros(())
-        for rows, each, d_logits in _probabilities(hidden, weight, bias, targets):
+        for rows, each, d_logits in _gradients(hidden, weight, bias, targets, d_bias):
             total += each.sum()
-            right = targets[rows].unsqueeze(1)
-            d_logits.scatter_add_(1, right, d_logits.new_full(right.shape, -1.0))
             if d_hidden is not None:
                 recdrop.functional.product(d_hidden[rows], d_logits, weight)
             if d_weight is not None and rows.start == 0:
@@ -97,8 +96,6 @@ class _CrossEntropySum(torch.autograd.Function):
             elif d_weight is not None:
                 more = torch.empty_like(d_weight) if more is None else more
                 d_weight += recdrop.functional.product(more, d_logits.T, inputs[rows])
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
         for small in (d_hidden, d_bias):
             if small is not None:
                 small *= scale
@@ -118,24 +115,37 @@ def _scaled(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     return *(None if g is None else g * upstream for g in grads), None, None
 
 
-def _probabilities(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor
+def _gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, d_bias: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Some rows at a time: which, their cross entropies [R] and their probabilities [R, V].
+    """Some rows at a time: which, their cross entropies [R] and their logits' gradients [R, V].
 
-    The next rows' probabilities take the same memory.
+    The next rows' gradients take the same memory. Their sums over rows are added to ``d_bias``.
     """
     size = _rows(hidden, weight)
     memory = _workspace.matrix(size, len(weight), hidden)
     for start in range(0, len(hidden), size):
         rows = slice(start, min(start + size, len(hidden)))
-        logits = probabilities = memory[: rows.stop - start]
+        logits = memory[: rows.stop - start]
         recdrop.functional.product(logits, hidden[rows], weight.T, bias)
-        largest, right = logits.amax(1), logits.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
-        torch.softmax(logits, 1, out=probabilities)
-        # The logarithm of the sum of exponentials, from the likeliest symbol, whose is never lost.
-        log_sums = largest - probabilities.amax(1).log()
-        yield rows, log_sums - right, probabilities
+        yield rows, _cross_entropy_(logits, targets[rows], d_bias), logits
+
+
+def _cross_entropy_(logits: Tensor, targets: Tensor, d_bias: Tensor | None) -> Tensor:
+    """Each row's cross entropy; the logits become their gradient, softmax less 1 at the target."""
+    own = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
+    if own and native.missing() is None:
+        each = logits.new_empty(len(logits))
+        torch.ops.recdrop.native_cross_entropy(logits, targets, each, d_bias)
+        return each
+    largest, right = logits.amax(1), logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    torch.softmax(logits, 1, out=logits)
+    # The logarithm of the sum of exponentials, from the likeliest symbol, whose is never lost.
+    log_sums = largest - logits.amax(1).log()
+    logits.scatter_add_(1, targets.unsqueeze(1), logits.new_full((len(logits), 1), -1.0))
+    if d_bias is not None:
+        d_bias += logits.sum(0)
+    return log_sums - right
 
 
 def _rows(hidden: Tensor, weight: Tensor) -> int:
