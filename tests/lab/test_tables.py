@@ -318,7 +318,7 @@ def test_a_claim_whose_cells_are_missing_is_left_open():
         assert needed
     c = claim("table2", "forward dropout yields")
     told = judge(c, table2.TABLE, {"none-forward": {"valid": 1.0}}).told
-    assert told == "not run: moon-step-25, moon-step-50, moon-sequence-25 and 9 more"
+    assert told == "missing: moon-step-25, moon-step-50, moon-sequence-25 and 9 more"
 
 
 def _open_without(c, scores, name: str) -> bool:

@@ -119,7 +119,7 @@ def judge(claim: Claim, table: AnyTable, scores: Scores) -> Verdict:
     if sight.missing:
         shown = sight.missing[:3]
         rest = len(sight.missing) - len(shown)
-        return Verdict(None, f"not run: {', '.join(shown)}{f' and {rest} more' if rest else ''}")
+        return Verdict(None, f"missing: {', '.join(shown)}{f' and {rest} more' if rest else ''}")
     told = "; ".join(finding.told for finding in findings)
     return Verdict(claim.enough(finding.holds for finding in findings), told)
 
