@@ -34,22 +34,21 @@ def quiet():
     return Console(file=io.StringIO(), force_terminal=False)
 
 
-def test_every_job_gets_the_result_that_it_has_alone(tmp_path):
-    jobs = jobs_of(tmp_path / "sweep", *(tiny_run(seed=seed) for seed in (1, 0)))
-    assert sweep(tmp_path, jobs, 2, quiet()) == []
+@pytest.mark.parametrize(("workers", "seeds"), [(1, (0, 1, 2)), (2, (2, 0, 1))])
+def test_every_job_gets_the_bits_that_it_has_alone(workers, seeds, tmp_path):
+    """With one worker or two, in any order."""
+    jobs = jobs_of(tmp_path / "sweep", *(tiny_run(seed=seed) for seed in seeds))
+    assert sweep(tmp_path, jobs, workers, quiet()) == []
     for job in jobs:
-        alone = run_cell(tmp_path / "alone" / str(job.run.seed), job.run)
-        result = finished(job.directory, job.run)
-        assert result is not None
-        assert result.seed == job.run.seed
-        assert result.outcome == alone.outcome
-        assert read_rows(job.directory) == read_rows(tmp_path / "alone" / str(job.run.seed))
+        alone = tmp_path / "alone" / str(job.run.seed)
+        run_cell(alone, job.run)
+        assert result_of(job.directory) == result_of(alone)
 
 
 def test_a_failing_run_does_not_stop_the_others(tmp_path):
     good, bad = jobs_of(tmp_path, tiny_run(seed=1), tiny_run(seed=2))
-    bad.directory.mkdir(parents=True)
-    (bad.directory / "metrics.jsonl").mkdir()  # cannot be a file
+    (bad.directory / "metrics.jsonl").mkdir(parents=True)  # cannot be a file
+    (bad.directory / "lock").touch()  # of a run that was begun
     (lost,) = sweep(tmp_path, [bad, good], 1, quiet())
     assert lost.job == bad
     assert lost.exit_code == 4
