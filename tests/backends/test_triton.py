@@ -37,7 +37,7 @@ from tests.backends.triton_cases import (
 
 jit = pytest.importorskip("triton").jit
 tl = pytest.importorskip("triton.language")
-kernels = pytest.importorskip("recdrop.backends.triton.kernels")
+cells = pytest.importorskip("recdrop.backends.triton.cells")
 
 SMALL = Case(3, 3, 2, 5)
 FOURS = Case(3, 2, 3, 8)  # H a multiple of 4: a draw serves four units of any gate
@@ -96,8 +96,8 @@ def test_a_program_takes_several_tiles_in_turn(cell, args):
 @jit
 def both(x, s, t, N: tl.constexpr):
     at = tl.arange(0, N)
-    tl.store(s + at, kernels._sigmoid(tl.load(x + at)))
-    tl.store(t + at, kernels._tanh(tl.load(x + at)))
+    tl.store(s + at, cells.sigmoid(tl.load(x + at)))
+    tl.store(t + at, cells.tanh(tl.load(x + at)))
 
 
 def test_nonlinearities_have_the_digits_of_a_float32():

@@ -1,26 +1,33 @@
 """The Triton kernels: one tile of rows and units through steps of a recurrence, and back.
 
-A program owns a tile [BB rows, BU units] of the state. In a step it multiplies what the gates see
-of h_{t-1} with its units' columns of W_hh, and runs the cell of ``equations/`` on the result:
-product, cell and masks in one launch. Masks are drawn where they are used, from `recdrop.rng`'s
-coordinates; none is stored. Everything but the operands of products is float32.
+A program owns a tile [BB rows, BU units] of the state, or several in turn. In a step it multiplies
+what the gates see of h_{t-1} with its units' columns of W_hh, and runs a cell of `cells` on the
+result: product, cell and masks in one launch. Everything but the operands of products is float32.
 
 Arrays over time have one row for each running row of each step, step t's from ``offsets[t]`` on.
 ``N`` such rows in all, ``T`` steps, ``B`` rows of the batch, ``H`` units, ``G`` gates, ``V`` views
 of h: G where each gate has a mask of its own, else 1.
 
 What a cell or a site does is a compile-time constant: ``UPDATE``, ``HIDDEN`` and ``STATE`` are one
-of the four below, ``CELL`` and ``RELU`` name the equations.
+of four in `cells`, ``CELL`` and ``RELU`` name the equations.
 """
 
 import triton
 import triton.language as tl
 
-# What a site does.
-NOTHING = tl.constexpr(0)
-SCALE = tl.constexpr(1)  # multiplies every unit, in evaluation
-MASK_SEQUENCE = tl.constexpr(2)
-MASK_STEP = tl.constexpr(3)
+from recdrop.backends.triton.cells import (
+    NOTHING,
+    activate,
+    drop,
+    factor,
+    gru,
+    gru_gradient,
+    gru_paper,
+    lstm,
+    lstm_gradient,
+    sigmoid,
+    slope,
+)
 
 RNN = tl.constexpr(0)
 LSTM = tl.constexpr(1)
@@ -33,86 +40,37 @@ _HIDDEN = tl.constexpr(1)
 _STATE = tl.constexpr(2)
 
 
-@triton.jit
-def _sigmoid(x):
-    return tl.div_rn(1.0, 1.0 + tl.exp(-x))
+# ----------------------------------------------------------------------------------- tiles, memory
 
 
 @triton.jit
-def _tanh(x):
-    # As near to 1 as a float32 can tell: backward takes 1 - y^2 of it. Near 0 that formula has only
-    # the digits of 1, so there the series to x^9; its next term is below the last place.
-    y = x * x
-    series = 1 + y * (-1 / 3 + y * (2 / 15 + y * (-17 / 315 + y * (62 / 2835))))
-    size = tl.abs(x)
-    far = 1 - tl.div_rn(2.0, 1 + tl.exp(2 * size))
-    return tl.where(size < 0.25, x * series, tl.where(x < 0, -far, far))
+def _tile(tile, across, B, H, rows, HAS_ROWS: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr):
+    """Rows [BB], first unit, units [BU], the rows' coordinates of masks, places in [B, H]."""
+    b = tile // across * BB + tl.arange(0, BB)
+    unit = tile % across * BU
+    u = unit + tl.arange(0, BU)
+    row = tl.load(rows + b, mask=b < B, other=0) if HAS_ROWS else b
+    return b, unit, u, row, b[:, None] * H + u[None, :]
 
 
 @triton.jit
-def _f(x, RELU: tl.constexpr):
-    if RELU:
-        return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    else:
-        return _tanh(x)
+def _read(array, at, live):
+    return tl.load(array + at, mask=live, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _slope(y, RELU: tl.constexpr):
-    """The derivative of f where its value is y."""
-    if RELU:
-        return tl.where(y > 0, 1.0, 0.0)
-    else:
-        return 1 - y * y
+def _write(array, at, value, live):
+    tl.store(array + at, value.to(array.dtype.element_ty), mask=live)
 
 
 @triton.jit
-def _words(unit, t, row, where, key, ALIGNED: tl.constexpr, BU: tl.constexpr):
-    """The Philox word of each unit and row, [BB, BU].
-
-    ``unit`` is the first of BU consecutive units; where it is a multiple of 4 (``ALIGNED``), one
-    call serves four of them.
-    """
-    low = (key & 0xFFFFFFFF).to(tl.uint32)
-    high = ((key >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    units = unit // 4 + tl.arange(0, BU // 4) if ALIGNED else (unit + tl.arange(0, BU)) // 4
-    c2 = row.to(tl.uint32)[:, None] + tl.zeros_like(units).to(tl.uint32)[None, :]
-    c0 = units.to(tl.uint32)[None, :] + tl.zeros_like(c2)
-    c1 = tl.zeros_like(c2) + t.to(tl.uint32)
-    c3 = tl.zeros_like(c2) + where.to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox_impl(c0, c1, c2, c3, low, high, 10)
-    if ALIGNED:
-        return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
-    else:
-        at = ((unit + tl.arange(0, BU)) % 4)[None, :]
-        return tl.where(at == 0, w0, tl.where(at == 1, w1, tl.where(at == 2, w2, w3)))
+def _before(initial, over_time, own, of_before, run_before, live):
+    """A state before a step: of the step before, for rows that it did not run the initial one."""
+    first = _read(initial, own, live)
+    return tl.where(run_before, _read(over_time, of_before, run_before), first)
 
 
-@triton.jit
-def _factor(
-    ACTS: tl.constexpr, threshold, scale, unit, t, row, where, key, ALIGNED: tl.constexpr,
-    BU: tl.constexpr,
-):  # fmt: skip
-    """What a site multiplies a tile with, [BB, BU]: its scale where the unit is kept, else 0."""
-    if ACTS == SCALE:
-        return scale
-    else:
-        if ACTS == MASK_SEQUENCE:
-            t = t * 0
-        words = _words(unit, t, row, where, key, ALIGNED, BU)
-        return tl.where(words < threshold.to(tl.uint32), scale, 0.0)
-
-
-@triton.jit
-def _drop(
-    value, ACTS: tl.constexpr, threshold, scale, unit, t, row, where, key, ALIGNED: tl.constexpr,
-    BU: tl.constexpr,
-):  # fmt: skip
-    """A tile after a site."""
-    if ACTS == NOTHING:
-        return value
-    else:
-        return value * _factor(ACTS, threshold, scale, unit, t, row, where, key, ALIGNED, BU)
+# ---------------------------------------------------------------------------------------- products
 
 
 @triton.jit
@@ -196,10 +154,11 @@ def _operand(a, H, live_b, BK: tl.constexpr):
 
 @triton.jit
 def _products_kept(
-    a, view_stride, w0, w1, w2, w3, H, live_b,
+    a, view_stride, kept, H, live_b,
     G: tl.constexpr, UNTIED: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """`_products` with the weights of `_kept`."""
+    w0, w1, w2, w3 = kept
     seen = _operand(a, H, live_b, BK)
     s0 = tl.dot(seen, w0, input_precision=PRECISION)
     s1 = s0
@@ -221,6 +180,65 @@ def _products_kept(
 
 
 @triton.jit
+def _gates(
+    a, view_stride, w, gate_stride, w_k, kept, H, live_b, live_u,
+    G: tl.constexpr, UNTIED: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """The products of G gates, from weights on the chip where KEEP."""
+    if KEEP:
+        return _products_kept(a, view_stride, kept, H, live_b, G, UNTIED, PRECISION, BK)
+    else:
+        return _products(
+            a, view_stride, w, gate_stride, w_k, H, live_b, live_u, G, UNTIED, PRECISION, BB, BU, BK
+        )
+
+
+@triton.jit
+def _candidate(
+    a, w, w_k, kept, H, live_b, live_u, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """The second product of the paper's GRU."""
+    if KEEP:
+        return tl.dot(_operand(a, H, live_b, BK), kept[2], input_precision=PRECISION)
+    else:
+        return _product(a, w, w_k, H, live_b, live_u, PRECISION, BB, BU, BK)
+
+
+@triton.jit
+def _through(
+    a, w, kept, H, live_b, live_u, place, hidden, HIDDEN: tl.constexpr, ALIGNED: tl.constexpr,
+    P: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Gradient of h_t through the products of P gates at the step after, which ``place`` names."""
+    unit, t, row, key = place
+    gate_stride = H * H
+    total = tl.zeros((BB, BU), tl.float32)
+    if V > 1:
+        if KEEP:
+            each = _products_kept(a, H, kept, H, live_b, P, True, PRECISION, BK)
+        for v in tl.static_range(P):
+            if KEEP:
+                y = each[v]
+            else:
+                y = _product(
+                    a + v * H, w + v * gate_stride, H, H, live_b, live_u, PRECISION, BB, BU, BK
+                )
+            total += y * factor(HIDDEN, hidden, (v * H + unit, t, row, key), ALIGNED, BU)
+    else:
+        if KEEP:
+            each = _products_kept(a, H, kept, H, live_b, P, True, PRECISION, BK)
+            for v in tl.static_range(P):
+                total += each[v]
+        else:
+            total = _product(a, w, H, P * H, live_b, live_u, PRECISION, BB, BU, BK)
+        total = drop(total, HIDDEN, hidden, place, ALIGNED, BU)
+    return total
+
+
+@triton.jit
 def _wait_for_all(barrier, arrivals):
     """Every program comes here before any leaves. All must be resident at once."""
     tl.debug_barrier()
@@ -231,19 +249,21 @@ def _wait_for_all(barrier, arrivals):
 
 
 @triton.jit
-def _store_seen(
-    seen, h_t, t_next, row, unit, at, live, key, where, threshold, scale, view_stride, H,
+def _show(
+    seen, h_t, own, live, place, hidden, view_stride, H,
     HIDDEN: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr, BU: tl.constexpr,
 ):  # fmt: skip
-    """What the gates see of h_t at the step after: Eq. 7, one view or one for each gate."""
+    """What the gates see of h_t at the step after, Eq. 7: one view, or one for each gate."""
     if HIDDEN == NOTHING:
-        tl.store(seen + at, h_t.to(seen.dtype.element_ty), mask=live)
+        _write(seen, own, h_t, live)
     else:
+        unit, t, row, key = place
         for v in tl.static_range(V):
-            d = h_t * _factor(
-                HIDDEN, threshold, scale, v * H + unit, t_next, row, where, key, ALIGNED, BU
-            )
-            tl.store(seen + v * view_stride + at, d.to(seen.dtype.element_ty), mask=live)
+            m = factor(HIDDEN, hidden, (v * H + unit, t, row, key), ALIGNED, BU)
+            _write(seen, v * view_stride + own, h_t * m, live)
+
+
+# ----------------------------------------------------------------------------------------- kernels
 
 
 @triton.jit(do_not_specialize=["first", "count", "t_up", "t_hidden", "t_state", "layer_code"])
@@ -277,6 +297,7 @@ def forward(
 ):  # fmt: skip
     """Steps ``first`` to ``first + count`` of one layer and direction, Eqs. 1-13."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
+    FIRST: tl.constexpr = 2 if CELL == GRU_PAPER else G  # gates of the first product
     UNTIED: tl.constexpr = V > 1
     program = tl.program_id(0)
     programs = tl.num_programs(0)
@@ -284,12 +305,13 @@ def forward(
     key = tl.load(key_at)
     view_stride = B * H
     gate_stride = H * H  # of w_hh
+    kept = (0, 0, 0, 0)
     if KEEP:  # of this program's one tile
         kept_u = program % across * BU + tl.arange(0, BU)
-        w0, w1, w2, w3 = _kept(w_hh + kept_u * H, gate_stride, 1, H, kept_u < H, G, BK)
-    up_code = layer_code + _UPDATE
-    hid_code = layer_code + _HIDDEN
-    state_code = layer_code + _STATE
+        kept = _kept(w_hh + kept_u * H, gate_stride, 1, H, kept_u < H, G, BK)
+    update = (t_up, s_up, layer_code + _UPDATE)
+    hidden = (t_hidden, s_hidden, layer_code + _HIDDEN)
+    memory = (t_state, s_state, layer_code + _STATE)
     arrivals = 0
     for s in tl.range(first, first + count, num_stages=1):  # no load goes ahead of the wait
         t = T - 1 - s if REVERSE else s
@@ -301,116 +323,76 @@ def forward(
         for phase in tl.static_range(PHASE, PHASES):
             for turn in tl.range(0, TURNS, num_stages=1):
                 tile = program + turn * programs  # beyond the last one nothing is live
-                b = tile // across * BB + tl.arange(0, BB)
-                unit = tile % across * BU
-                u = unit + tl.arange(0, BU)
-                live_u = u < H
-                row = tl.load(rows + b, mask=b < B, other=0) if HAS_ROWS else b
-                own = b[:, None] * H + u[None, :]
-                w = w_hh + u * H
+                b, unit, u, row, own = _tile(tile, across, B, H, rows, HAS_ROWS, BB, BU)
+                place = (unit, t, row, key)
                 live_b = b < running
+                live_u = u < H
                 live = live_b[:, None] & live_u[None, :]
                 n = (at + b).to(tl.int64)
                 of_h = n[:, None] * H + u[None, :]
-                of_gates = n[:, None] * (G * H) + u[None, :]
-                a = now + b * H
-
-                if CELL == GRU_PAPER:
-                    if phase == 0:
-                        if KEEP:
-                            y0, y1, y2, y3 = _products_kept(
-                                a, view_stride, w0, w1, w2, w3, H, live_b, 2, UNTIED, PRECISION, BK
-                            )
-                        else:
-                            y0, y1, y2, y3 = _products(
-                                a, view_stride, w, gate_stride, 1, H, live_b, live_u, 2, UNTIED,
-                                PRECISION, BB, BU, BK,
-                            )  # fmt: skip
-                        x_r = tl.load(pre_x + of_gates, mask=live, other=0.0)
-                        r = _sigmoid(x_r + y0)  # Eq. 10
-                        z = _sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
-                        h_seen = tl.load(now + (V - 1) * view_stride + own, mask=live, other=0.0,
-                                         cache_modifier=".cg")  # fmt: skip
-                        tl.store(gates + of_gates, r.to(gates.dtype.element_ty), mask=live)
-                        tl.store(gates + of_gates + H, z.to(gates.dtype.element_ty), mask=live)
-                        reset = r * h_seen.to(tl.float32)
-                        tl.store(operand + own, reset.to(operand.dtype.element_ty), mask=live)
-                    else:
-                        if KEEP:
-                            reset = _operand(operand + b * H, H, live_b, BK)
-                            y2 = tl.dot(reset, w2, input_precision=PRECISION)
-                        else:
-                            y2 = _product(
-                                operand + b * H, w + 2 * gate_stride, 1, H, live_b, live_u,
-                                PRECISION, BB, BU, BK,
-                            )  # fmt: skip
-                        z = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
-                        h_prev = tl.load(state + own, mask=live, other=0.0)
-                        x_g = tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0)
-                        g = _f(x_g + y2, RELU)  # Eq. 11
-                        tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
-                        g = _drop(  # Eq. 13
-                            g, UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU
-                        )
-                        h_t = (1 - z) * h_prev + z * g  # Eq. 12
-                        h_t = _drop(
-                            h_t, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
-                        )
-                        tl.store(state + own, h_t, mask=live)
+                g0 = n[:, None] * (G * H) + u[None, :]  # of the first gate
+                g1 = g0 + H
+                g2 = g1 + H
+                g3 = g2 + H
+                w = w_hh + u * H
+                if phase == 0:
+                    y0, y1, y2, y3 = _gates(
+                        now + b * H, view_stride, w, gate_stride, 1, kept, H, live_b, live_u,
+                        FIRST, UNTIED, KEEP, PRECISION, BB, BU, BK,
+                    )  # fmt: skip
+                    y0 += _read(pre_x, g0, live)
+                if CELL == RNN:
+                    h_t = activate(y0, RELU)  # Eq. 1
+                elif CELL == LSTM:
+                    i, f, g, o, c, h_t = lstm(
+                        y0, y1 + _read(pre_x, g1, live), y2 + _read(pre_x, g2, live),
+                        y3 + _read(pre_x, g3, live), _read(state, own, live), place, update, memory,
+                        RELU, UPDATE, STATE, BU,
+                    )  # fmt: skip
+                    _write(gates, g0, i, live)
+                    _write(gates, g1, f, live)
+                    _write(gates, g2, g, live)
+                    _write(gates, g3, o, live)
+                    _write(state, own, c, live)
+                    _write(inner, of_h, c, live)
+                elif CELL == GRU:
+                    if HAS_B_HN:
+                        y2 += _read(b_hn, u, live_u)[None, :]
+                    r, z, g, h_t = gru(
+                        y0, y1 + _read(pre_x, g1, live), _read(pre_x, g2, live), y2,
+                        _read(state, own, live), place, update, memory, RELU, UPDATE, STATE, BU,
+                    )  # fmt: skip
+                    _write(gates, g0, r, live)
+                    _write(gates, g1, z, live)
+                    _write(gates, g2, g, live)
+                    _write(inner, of_h, y2, live)
+                    _write(state, own, h_t, live)
+                elif phase == 0:
+                    r = sigmoid(y0)  # Eq. 10
+                    z = sigmoid(y1 + _read(pre_x, g1, live))
+                    h_seen = tl.load(
+                        now + (V - 1) * view_stride + own, mask=live, other=0.0,
+                        cache_modifier=".cg",
+                    )  # fmt: skip
+                    _write(gates, g0, r, live)
+                    _write(gates, g1, z, live)
+                    _write(operand, own, r * h_seen.to(tl.float32), live)
                 else:
-                    if KEEP:
-                        y0, y1, y2, y3 = _products_kept(
-                            a, view_stride, w0, w1, w2, w3, H, live_b, G, UNTIED, PRECISION, BK
-                        )
-                    else:
-                        y0, y1, y2, y3 = _products(
-                            a, view_stride, w, gate_stride, 1, H, live_b, live_u, G, UNTIED,
-                            PRECISION, BB, BU, BK,
-                        )  # fmt: skip
-                    x0 = tl.load(pre_x + of_gates, mask=live, other=0.0)
-                    if CELL == RNN:
-                        h_t = _f(x0 + y0, RELU)  # Eq. 1
-                    elif CELL == LSTM:
-                        i = _sigmoid(x0 + y0)  # Eq. 4
-                        f = _sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
-                        g = _f(tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0) + y2, RELU)
-                        o = _sigmoid(tl.load(pre_x + of_gates + 3 * H, mask=live, other=0.0) + y3)
-                        tl.store(gates + of_gates, i.to(gates.dtype.element_ty), mask=live)
-                        tl.store(gates + of_gates + H, f.to(gates.dtype.element_ty), mask=live)
-                        tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
-                        tl.store(gates + of_gates + 3 * H, o.to(gates.dtype.element_ty), mask=live)
-                        g = _drop(  # Eq. 9, this paper
-                            g, UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU
-                        )
-                        c = f * tl.load(state + own, mask=live, other=0.0) + i * g  # Eq. 5
-                        c = _drop(  # Eq. 8, Moon et al.
-                            c, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
-                        )
-                        tl.store(state + own, c, mask=live)
-                        tl.store(inner + of_h, c, mask=live)
-                        h_t = o * _f(c, RELU)  # Eq. 6
-                    else:
-                        r = _sigmoid(x0 + y0)
-                        z = _sigmoid(tl.load(pre_x + of_gates + H, mask=live, other=0.0) + y1)
-                        if HAS_B_HN:
-                            y2 += tl.load(b_hn + u, mask=live_u, other=0.0).to(tl.float32)[None, :]
-                        x_g = tl.load(pre_x + of_gates + 2 * H, mask=live, other=0.0)
-                        g = _f(x_g + r * y2, RELU)
-                        tl.store(gates + of_gates, r.to(gates.dtype.element_ty), mask=live)
-                        tl.store(gates + of_gates + H, z.to(gates.dtype.element_ty), mask=live)
-                        tl.store(gates + of_gates + 2 * H, g.to(gates.dtype.element_ty), mask=live)
-                        tl.store(inner + of_h, y2, mask=live)
-                        g = _drop(g, UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU)
-                        h_t = (1 - z) * g + z * tl.load(state + own, mask=live, other=0.0)
-                        h_t = _drop(
-                            h_t, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
-                        )
-                        tl.store(state + own, h_t, mask=live)
+                    y2 = _candidate(
+                        operand + b * H, w + 2 * gate_stride, 1, kept, H, live_b, live_u,
+                        KEEP, PRECISION, BB, BU, BK,
+                    )  # fmt: skip
+                    g, h_t = gru_paper(
+                        _read(gates, g1, live), y2 + _read(pre_x, g2, live),
+                        _read(state, own, live), place, update, memory, RELU, UPDATE, STATE, BU,
+                    )  # fmt: skip
+                    _write(gates, g2, g, live)
+                    _write(state, own, h_t, live)
                 if CELL != GRU_PAPER or phase == 1:
-                    tl.store(h + of_h, h_t.to(h.dtype.element_ty), mask=live)
-                    _store_seen(
-                        after, h_t, t_next, row, unit, own, live, key, hid_code,
-                        t_hidden, s_hidden, view_stride, H, HIDDEN, V, ALIGNED, BU,
+                    _write(h, of_h, h_t, live)
+                    _show(
+                        after, h_t, own, live, (unit, t_next, row, key), hidden, view_stride, H,
+                        HIDDEN, V, ALIGNED, BU,
                     )  # fmt: skip
             if PERSISTENT:
                 arrivals += programs
@@ -451,17 +433,19 @@ def backward(
     """The gradient of the steps that `forward` ran, from the last one on."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
     P: tl.constexpr = 2 if CELL == GRU_PAPER else G  # gates that see h itself
+    PAPER: tl.constexpr = CELL == GRU_PAPER
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     across = tl.cdiv(H, BU)
     key = tl.load(key_at)
     gate_stride = H * H
+    kept = (0, 0, 0, 0)
     if KEEP:  # of this program's one tile
         kept_u = program % across * BU + tl.arange(0, BU)
-        w0, w1, w2, w3 = _kept(w_hh + kept_u, gate_stride, H, H, kept_u < H, G, BK)
-    up_code = layer_code + _UPDATE
-    hid_code = layer_code + _HIDDEN
-    state_code = layer_code + _STATE
+        kept = _kept(w_hh + kept_u, gate_stride, H, H, kept_u < H, G, BK)
+    update = (t_up, s_up, layer_code + _UPDATE)
+    hidden = (t_hidden, s_hidden, layer_code + _HIDDEN)
+    memory = (t_state, s_state, layer_code + _STATE)
     arrivals = 0
     for s in tl.range(first, first + count, num_stages=1):  # no load goes ahead of the wait
         t = s if REVERSE else T - 1 - s
@@ -479,175 +463,81 @@ def backward(
         for phase in tl.static_range(PHASE, PHASES):
             for turn in tl.range(0, TURNS, num_stages=1):
                 tile = program + turn * programs  # beyond the last one nothing is live
-                b = tile // across * BB + tl.arange(0, BB)
-                unit = tile % across * BU
-                u = unit + tl.arange(0, BU)
-                live_u = u < H
-                row = tl.load(rows + b, mask=b < B, other=0) if HAS_ROWS else b
-                own = b[:, None] * H + u[None, :]
-                w = w_hh + u
+                b, unit, u, row, own = _tile(tile, across, B, H, rows, HAS_ROWS, BB, BU)
+                place = (unit, t, row, key)
                 live_b = b < running
+                live_u = u < H
                 live = live_b[:, None] & live_u[None, :]
                 n = (at + b).to(tl.int64)
                 of_h = n[:, None] * H + u[None, :]
-                of_gates = n[:, None] * (G * H) + u[None, :]
+                g0 = n[:, None] * (G * H) + u[None, :]  # of the first gate
+                g1 = g0 + H
+                g2 = g1 + H
+                g3 = g2 + H
+                w = w_hh + u
                 run_before = (b < end_before - at_before)[:, None] & live
                 of_before = (at_before + b).to(tl.int64)[:, None] * H + u[None, :]
-
-                if CELL != GRU_PAPER or phase == 0:
-                    grad = tl.load(dh + own, mask=live, other=0.0)
+                if phase == 0:
+                    grad = _read(dh, own, live)
                     if HAS_DH:
-                        grad += tl.load(dh_out + of_h, mask=live, other=0.0)
-                    run_after = live_b & (b < end_after - at_after)
-                    a = d_rec + (at_after + b).to(tl.int64) * (G * H)
-                    if s > 0 and KEEP:
-                        y0, y1, y2, y3 = _products_kept(
-                            a, H, w0, w1, w2, w3, H, run_after, P, True, PRECISION, BK
-                        )
-                        if V > 1:
-                            grad += y0 * _factor(
-                                HIDDEN, t_hidden, s_hidden, unit, t_after, row, hid_code, key,
-                                ALIGNED, BU,
-                            )  # fmt: skip
-                            grad += y1 * _factor(
-                                HIDDEN, t_hidden, s_hidden, H + unit, t_after, row, hid_code, key,
-                                ALIGNED, BU,
-                            )  # fmt: skip
-                            if P > 2:
-                                grad += y2 * _factor(
-                                    HIDDEN, t_hidden, s_hidden, 2 * H + unit, t_after, row,
-                                    hid_code, key, ALIGNED, BU,
-                                )  # fmt: skip
-                            if P > 3:
-                                grad += y3 * _factor(
-                                    HIDDEN, t_hidden, s_hidden, 3 * H + unit, t_after, row,
-                                    hid_code, key, ALIGNED, BU,
-                                )  # fmt: skip
-                        else:
-                            if P > 1:
-                                y0 += y1
-                            if P > 2:
-                                y0 += y2
-                            if P > 3:
-                                y0 += y3
-                            y0 = _drop(
-                                y0, HIDDEN, t_hidden, s_hidden, unit, t_after, row, hid_code, key,
-                                ALIGNED, BU,
-                            )  # fmt: skip
-                            grad += y0
-                    elif s > 0:
-                        if V > 1:
-                            for v in tl.static_range(P):
-                                through = _product(
-                                    a + v * H, w + v * gate_stride, H, H, run_after, live_u,
-                                    PRECISION, BB, BU, BK,
-                                )  # fmt: skip
-                                grad += through * _factor(
-                                    HIDDEN, t_hidden, s_hidden, v * H + unit, t_after, row,
-                                    hid_code, key, ALIGNED, BU,
-                                )  # fmt: skip
-                        else:
-                            through = _product(
-                                a, w, H, P * H, run_after, live_u, PRECISION, BB, BU, BK
-                            )
-                            through = _drop(
-                                through, HIDDEN, t_hidden, s_hidden, unit, t_after, row, hid_code,
-                                key, ALIGNED, BU,
-                            )  # fmt: skip
-                            grad += through
-
-                    if CELL == RNN:
-                        y = tl.load(h + of_h, mask=live, other=0.0).to(tl.float32)
-                        d0 = grad * _slope(y, RELU)
-                        carry = tl.zeros_like(grad)
-                    elif CELL == LSTM:
-                        i = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
-                        f = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
-                        g = tl.load(gates + of_gates + 2 * H, mask=live, other=0.0).to(tl.float32)
-                        o = tl.load(gates + of_gates + 3 * H, mask=live, other=0.0).to(tl.float32)
-                        fc = _f(tl.load(inner + of_h, mask=live, other=0.0), RELU)
-                        c_prev = tl.load(c0 + own, mask=live, other=0.0).to(tl.float32)
-                        c_before = tl.load(inner + of_before, mask=run_before, other=0.0)
-                        c_prev = tl.where(run_before, c_before, c_prev)
-                        dc_t = tl.load(dc + own, mask=live, other=0.0) + grad * o * _slope(fc, RELU)
-                        dc_t = _drop(
-                            dc_t, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
-                        )
-                        update = g
-                        dg = dc_t * i
-                        if UPDATE != NOTHING:
-                            m = _factor(UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU)
-                            update = g * m
-                            dg = dg * m
-                        d0 = dc_t * update * i * (1 - i)
-                        d1 = dc_t * c_prev * f * (1 - f)
-                        d2 = dg * _slope(g, RELU)
-                        d3 = grad * fc * o * (1 - o)
-                        tl.store(dc + own, dc_t * f, mask=live)
-                        carry = tl.zeros_like(grad)
-                    else:
-                        z = tl.load(gates + of_gates + H, mask=live, other=0.0).to(tl.float32)
-                        g = tl.load(gates + of_gates + 2 * H, mask=live, other=0.0).to(tl.float32)
-                        h_prev = tl.load(h0 + own, mask=live, other=0.0).to(tl.float32)
-                        h_before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
-                        h_prev = tl.where(run_before, h_before, h_prev)
-                        grad = _drop(
-                            grad, STATE, t_state, s_state, unit, t, row, state_code, key, True, BU
-                        )
-                        update = g
-                        opened = grad * z if CELL == GRU_PAPER else grad * (1 - z)
-                        if UPDATE != NOTHING:
-                            m = _factor(UPDATE, t_up, s_up, unit, t, row, up_code, key, True, BU)
-                            update = g * m
-                            opened = opened * m
-                        d2 = opened * _slope(g, RELU)
-                        if CELL == GRU_PAPER:
-                            d1 = grad * (update - h_prev) * z * (1 - z)
-                            carry = grad * (1 - z)
-                        else:
-                            r = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
-                            u_n = tl.load(inner + of_h, mask=live, other=0.0)
-                            d1 = grad * (h_prev - update) * z * (1 - z)
-                            d0 = d2 * u_n * r * (1 - r)
-                            carry = grad * z
-                            to = d_rec.dtype.element_ty
-                            tl.store(d_rec + of_gates, d0.to(to), mask=live)
-                            tl.store(d_rec + of_gates + H, d1.to(to), mask=live)
-                            tl.store(d_rec + of_gates + 2 * H, (d2 * r).to(to), mask=live)
-                    tl.debug_barrier()  # the value was read above, perhaps by another thread
-                    tl.store(dh + own, carry, mask=live)
-                    if CELL != GRU_PAPER:
-                        tl.store(d_in + of_gates, d0.to(d_in.dtype.element_ty), mask=live)
-                    if CELL != RNN:
-                        tl.store(d_in + of_gates + H, d1.to(d_in.dtype.element_ty), mask=live)
-                        tl.store(d_in + of_gates + 2 * H, d2.to(d_in.dtype.element_ty), mask=live)
-                    if CELL == LSTM:
-                        tl.store(d_in + of_gates + 3 * H, d3.to(d_in.dtype.element_ty), mask=live)
-
-                if CELL == GRU_PAPER and phase == 1:  # through r * d(h) into r and h, Eq. 11
-                    if KEEP:
-                        d_g = _operand(d_in + n * (G * H) + 2 * H, H, live_b, BK)
-                        d_operand = tl.dot(d_g, w2, input_precision=PRECISION)
-                    else:
-                        d_operand = _product(
-                            d_in + n * (G * H) + 2 * H, w + 2 * gate_stride, H, H, live_b, live_u,
-                            PRECISION, BB, BU, BK,
+                        grad += _read(dh_out, of_h, live)
+                    if s > 0:
+                        grad += _through(
+                            d_rec + (at_after + b).to(tl.int64) * (G * H), w, kept, H,
+                            live_b & (b < end_after - at_after), live_u,
+                            (unit, t_after, row, key), hidden, HIDDEN, ALIGNED,
+                            P, V, KEEP, PRECISION, BB, BU, BK,
                         )  # fmt: skip
-                    r = tl.load(gates + of_gates, mask=live, other=0.0).to(tl.float32)
-                    h_prev = tl.load(h0 + own, mask=live, other=0.0).to(tl.float32)
-                    h_before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
-                    h_seen = tl.where(run_before, h_before, h_prev)
+                    past = tl.zeros_like(grad)  # what reaches h_{t-1} past all products
+                    if CELL == RNN:
+                        d0 = grad * slope(_read(h, of_h, live), RELU)
+                        _write(d_in, g0, d0, live)
+                    elif CELL == LSTM:
+                        d0, d1, d2, d3, dc_prev = lstm_gradient(
+                            grad, _read(dc, own, live),
+                            _read(gates, g0, live), _read(gates, g1, live),
+                            _read(gates, g2, live), _read(gates, g3, live),
+                            _read(inner, of_h, live),
+                            _before(c0, inner, own, of_before, run_before, live),
+                            place, update, memory, RELU, UPDATE, STATE, BU,
+                        )  # fmt: skip
+                        _write(d_in, g0, d0, live)
+                        _write(d_in, g1, d1, live)
+                        _write(d_in, g2, d2, live)
+                        _write(d_in, g3, d3, live)
+                        _write(dc, own, dc_prev, live)
+                    else:
+                        d1, d2, past = gru_gradient(
+                            grad, _read(gates, g1, live), _read(gates, g2, live),
+                            _before(h0, h, own, of_before, run_before, live),
+                            place, update, memory, PAPER, RELU, UPDATE, STATE, BU,
+                        )  # fmt: skip
+                        _write(d_in, g1, d1, live)
+                        _write(d_in, g2, d2, live)
+                        if CELL == GRU:
+                            r = _read(gates, g0, live)
+                            d0 = d2 * _read(inner, of_h, live) * r * (1 - r)
+                            _write(d_in, g0, d0, live)
+                            _write(d_rec, g0, d0, live)
+                            _write(d_rec, g1, d1, live)
+                            _write(d_rec, g2, d2 * r, live)
+                    tl.debug_barrier()  # the value was read above, perhaps by another thread
+                    _write(dh, own, past, live)
+                else:  # the paper's GRU: through r * d(h) into r and h, Eq. 11
+                    d_operand = _candidate(
+                        d_in + n * (G * H) + 2 * H, w + 2 * gate_stride, H, kept, H, live_b, live_u,
+                        KEEP, PRECISION, BB, BU, BK,
+                    )  # fmt: skip
+                    r = _read(gates, g0, live)
+                    h_seen = _before(h0, h, own, of_before, run_before, live)
                     d_seen = d_operand * r
                     if HIDDEN != NOTHING:
-                        m = _factor(
-                            HIDDEN, t_hidden, s_hidden, (V - 1) * H + unit, t, row, hid_code, key,
-                            ALIGNED, BU,
-                        )  # fmt: skip
+                        seen_at = ((V - 1) * H + unit, t, row, key)
+                        m = factor(HIDDEN, hidden, seen_at, ALIGNED, BU)
                         h_seen = h_seen * m
                         d_seen = d_seen * m
-                    d0 = d_operand * h_seen * r * (1 - r)
-                    tl.store(d_in + of_gates, d0.to(d_in.dtype.element_ty), mask=live)
-                    tl.store(dh + own, tl.load(dh + own, mask=live, other=0.0) + d_seen, mask=live)
+                    _write(d_in, g0, d_operand * h_seen * r * (1 - r), live)
+                    _write(dh, own, _read(dh, own, live) + d_seen, live)
             if PERSISTENT:
                 arrivals += programs
                 _wait_for_all(barrier, arrivals)
@@ -677,6 +567,7 @@ def see(
     u = unit + tl.arange(0, BU)
     row = tl.load(rows + b, mask=b < B, other=0) if HAS_ROWS else b
     key = tl.load(key_at)
+    hidden = (threshold, scale, layer_code + _HIDDEN)
     t_before = t + 1 if REVERSE else t - 1
     has_before = (t_before >= 0) & (t_before < T)
     at = tl.load(offsets + t)
@@ -699,8 +590,6 @@ def see(
         if not FIRST:
             before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
             value = tl.where(run_before, before, value)
-        value = _drop(
-            value, HIDDEN, threshold, scale, v * H + unit, t, row, layer_code + _HIDDEN, key,
-            ALIGNED, BU,
-        )  # fmt: skip
-        tl.store(out + v * view_stride + target, value.to(out.dtype.element_ty), mask=live)
+        place = (v * H + unit, t, row, key)
+        value = drop(value, HIDDEN, hidden, place, ALIGNED, BU)
+        _write(out, v * view_stride + target, value, live)

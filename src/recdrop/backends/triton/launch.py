@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recdrop import rng
 from recdrop.backends.ops import GATES, Config, Gradients, Inputs, Outputs
-from recdrop.backends.triton import kernels
+from recdrop.backends.triton import cells, kernels
 
 _CELLS = {
     "rnn": kernels.RNN.value,
@@ -142,8 +142,8 @@ class _Layer:
         how = self.how
         if how.thresholds[site]:
             step = how.per_step[site]
-            return kernels.MASK_STEP.value if step else kernels.MASK_SEQUENCE.value
-        return kernels.NOTHING.value if how.scales[site] == 1.0 else kernels.SCALE.value
+            return cells.MASK_STEP.value if step else cells.MASK_SEQUENCE.value
+        return cells.NOTHING.value if how.scales[site] == 1.0 else cells.SCALE.value
 
     def step_arguments(self) -> dict[str, Any]:
         """What `kernels.forward` and `kernels.backward` have in common."""
