@@ -1108,15 +1108,17 @@ def test_cross_entropies(machine, shape, spread, dtype):
     assert torch.equal(again, whole[:, :columns])
 
 
+@DTYPES
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("place", [0, 3, 40])
-def test_rows_that_are_not_finite(place):
-    logits = torch.zeros(6, 41)
+def test_rows_that_are_not_finite(place, dtype):
+    logits = torch.zeros(6, 41, dtype=dtype)
     logits[0, place], logits[1, place], logits[2, place] = torch.nan, torch.inf, -torch.inf
     logits[3] = -torch.inf
     logits[4] = 1e30
-    nats, targets = torch.zeros(6), torch.full((6,), place)
-    torch.ops.recdrop.native_cross_entropy(logits, targets, nats, None)
+    nats, sums = torch.zeros(6, dtype=dtype), torch.zeros(41, dtype=dtype)
+    torch.ops.recdrop.native_cross_entropy(logits, torch.full((6,), place), nats, sums)
+    assert sums[place].isnan()
     assert nats[[0, 1, 3]].isnan().all()
     assert logits[[0, 1, 3]].isnan().any(1).all()  # as of torch: whoever looks, sees it
     assert nats[2] == torch.inf
@@ -1129,6 +1131,7 @@ def test_rows_that_are_not_finite(place):
     [
         ({"logits": torch.zeros(6)}, "logits must be a matrix"),
         ({"logits": torch.zeros(3, 2).t()}, "rows of logits must be contiguous"),
+        ({"logits": torch.zeros(3).expand(2, 3)}, "rows of logits must lie apart"),
         ({"logits": torch.zeros(2, 3).half()}, "float32 or float64"),
         ({"targets": torch.tensor([0])}, r"targets must have shape \[2\], got \[1\]"),
         ({"targets": torch.tensor([0, 3])}, "target 3 of row 1 is not among 3 columns"),

@@ -153,15 +153,17 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == recdrop_version
 
 
-def test_an_output_folder_that_cannot_be_written_exits_with_4(tmp_path, capsys):
+def test_an_output_folder_in_a_files_place_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main([*TINY, "--out", str(tmp_path / "file" / "deeper")]) == 4
-    assert str(tmp_path / "file") in capsys.readouterr().err
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        assert main([*TINY, "--out", str(out)]) == 2
+        assert f"{tmp_path / 'file'} is a file, expected a folder" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_told_and_decides_the_exit_code(tmp_path, capsys):
     run = tmp_path / "runs" / "gal-step-3" / "seed-0"
     (run / "metrics.jsonl").mkdir(parents=True)  # a file cannot be there
+    (run / "lock").touch()  # of a run that was begun
     assert main([*TINY, "--out", str(tmp_path)]) == 4
     said = capsys.readouterr()
     assert "metrics.jsonl" in said.err

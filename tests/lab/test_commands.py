@@ -266,7 +266,9 @@ def test_other_settings_or_data_in_the_same_folder_are_refused(text, words, tmp_
     assert "does not agree with the data given now" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", "checkpoints", "config.json"])
+@pytest.mark.parametrize(
+    "name", ["result.json", "metrics.jsonl", "checkpoints", "config.json", "lock"]
+)
 def test_files_that_are_no_runs_are_left_alone(name, text, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
@@ -276,7 +278,7 @@ def test_files_that_are_no_runs_are_left_alone(name, text, tmp_path, capsys):
     assert f"{run / name} " in said
     assert "describes no run" in said or "is there, but no run" in said
     assert (run / name).read_text() == "mine"
-    assert "lock" not in {path.name for path in run.iterdir()} or name == "config.json"
+    assert [path.name for path in run.iterdir()] == [name]
 
 
 def test_a_file_in_a_folders_place(text, tmp_path, capsys):
@@ -753,18 +755,21 @@ def test_report_tells_of_runs_at_any_depth(text, characters, tmp_path, capsys):
     assert f"{scores(tmp_path / 'mine')['test']:.5g}" in page
 
 
-@pytest.mark.parametrize("name", ["report.md", "report.html", "table.md", "result.json"])
+@pytest.mark.parametrize("name", ["report.md", "report.html", "pictures/run-1.svg"])
 def test_report_replaces_no_file_but_a_reports(name, characters, tmp_path, capsys):
     runs, out = tmp_path / "runs", tmp_path / "deep" / "out"
     shutil.copytree(characters, runs / "run")
+    (runs / name).parent.mkdir(exist_ok=True)
     (runs / name).write_text("my own\n")
+    before = sorted(path.name for path in runs.iterdir())
     assert main(["report", str(runs)]) == 2
     assert f"{runs / name} is there and no report of recdrop's" in capsys.readouterr().err
     assert (runs / name).read_text() == "my own\n"
     assert main(["report", str(runs), "--out", str(out)]) == 0
     assert main(["report", str(runs), "--out", str(out)]) == 0  # its own
     assert "char-lm: run" in (out / "report.md").read_text()
-    assert sorted(path.name for path in runs.iterdir()) == sorted([name, "run"])
+    assert sorted(path.name for path in runs.iterdir()) == before
+    assert main(["report", str(runs / "run")]) == 0  # whose result.json is not written
 
 
 def test_report_of_a_run_keeps_its_result(text, tmp_path, capsys):

@@ -95,7 +95,7 @@ def test_equal_words_are_one_object(tmp_path):
         (" \n\t\r\n\u00a0\n", "a.conll: the file is empty"),
         ("-DOCSTART- O\n\n", "a.conll: the file is empty"),
         ("a O\n\nb X O\n", "a.conll:3: 3 columns, expected 2, as in line 1; .*blanks between"),
-        ("\na\tO\nb O\n", "a.conll:3: 1 columns, expected 2, as in line 2; .*tabs between"),
+        ("\na\tO\nb O\n", "a.conll:3: 1 column, expected 2, as in line 2; .*tabs between"),
         ("a\tO\nb\tO\t\n", "a.conll:2: 3 columns, expected 2"),
         ("a\tO\n\tO\n", "a.conll:2: nothing before the first tab"),
         ("a O\n\n" + "a " * 101, "a.conll:3: 101 columns, expected 2"),
@@ -518,14 +518,14 @@ def written_again(path, sentences):
 
 
 def test_some_hundred_fuzzed_files(tmp_path, monkeypatch):
-    seen = fuzz(tmp_path, monkeypatch, seed=1, corpora=500)
+    seen = fuzz(tmp_path, monkeypatch, seed=1, corpora=1_000)
     assert min(seen["accepted"], seen["refused"]) > 60, seen
 
 
 @pytest.mark.slow
 def test_ten_thousand_fuzzed_files(tmp_path, monkeypatch):
     seen = fuzz(tmp_path, monkeypatch, seed=2, corpora=10_000)
-    assert min(seen["accepted"], seen["refused"]) > 1_500, seen
+    assert min(seen["accepted"], seen["refused"]) > 3_000, seen
 
 
 # ------------------------------------------------------------------------------ the benchmark data

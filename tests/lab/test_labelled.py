@@ -420,12 +420,12 @@ def fuzz_json(folder, seed, files):
 
 @pytest.mark.parametrize("suffix", [".tsv", ".csv"])
 def test_hundreds_of_fuzzed_tables(tmp_path, suffix):
-    read = fuzz(tmp_path, 1, 500, suffix)
+    read = fuzz(tmp_path, 1, 1_000, suffix)
     assert min(read["accepted"], read["refused"]) > 100, read
 
 
 def test_hundreds_of_fuzzed_files_of_json(tmp_path):
-    read = fuzz_json(tmp_path, 1, 500)
+    read = fuzz_json(tmp_path, 1, 1_000)
     assert min(read["accepted"], read["refused"]) > 100, read
 
 

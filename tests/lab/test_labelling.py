@@ -355,12 +355,26 @@ def test_columns_come_from_a_pipe_too(tagger, tmp_path, monkeypatch, capsys):
     assert main(["tag", str(tagger), str(tmp_path / "in.txt"), "--columns"]) == 0
     wanted = capsys.readouterr().out
     assert wanted.count("\n") == 5
-    with (tmp_path / "in.txt").open() as file:
-        monkeypatch.setattr(sys, "stdin", file)
+    given_end, taken_end = os.pipe()
+    os.write(taken_end, given.encode())
+    os.close(taken_end)
+    with os.fdopen(given_end) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
         assert main(["tag", str(tagger), "--columns"]) == 0
     assert capsys.readouterr().out == wanted
     (tmp_path / "in.txt").write_text("Smith NNP\nwent\n")
     with (tmp_path / "in.txt").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
         assert main(["tag", str(tagger), "--columns"]) == 2
-    assert "standard input:2: 1 columns, expected 2" in capsys.readouterr().err
+    assert "standard input:2: 1 column, expected 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["classify"], ["tag"], ["tag", "--columns"]])
+def test_standard_input_that_cannot_be_read(
+    command: list[str], classifier, tagger, tmp_path, monkeypatch, capsys
+):
+    run = classifier if command[0] == "classify" else tagger
+    with (tmp_path / "out").open("w") as file:  # only to be written
+        monkeypatch.setattr(sys, "stdin", file)
+        assert main([command[0], str(run), *command[1:]]) == 2
+    assert "standard input cannot be read (Bad file descriptor)" in capsys.readouterr().err

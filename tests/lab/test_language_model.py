@@ -430,7 +430,7 @@ def test_the_authors_figure_lies_above_but_for_its_eps_and_needs_a_window():
     nats, count = evaluate(net, tokens[1:61], 1, 60, int(tokens[0]))
     assert paper_style(net, tokens, 1, 60) == pytest.approx(math.exp(nats / count), rel=1e-4)
     assert paper_style(net, tokens, 1, 3, 20) > math.exp(nats / count) * 1.001
-    with pytest.raises(BadInput, match=r"has 11 symbols; .* need 12: lower data.batch"):
+    with pytest.raises(BadInput, match=r"has 11 symbols; .* need 12: give more text"):
         paper_style(net, text(11), 3, 3)
 
 
@@ -474,5 +474,5 @@ def test_what_a_text_starts_after():
     assert task.look().loss == nats / count
     with pytest.raises(BadInput, match="the test text has 0 symbols, evaluation needs 1"):
         tiny_task(50, lengths=(1, 0))
-    with pytest.raises(BadInput, match="the text has 1 symbols, evaluation needs 2"):
+    with pytest.raises(BadInput, match="the text has 1 symbol, evaluation needs 2"):
         evaluate(task.net, text(1), 1, 1, None)

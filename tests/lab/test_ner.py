@@ -246,7 +246,7 @@ def test_what_was_read_is_told(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "train: train.txt, 60 sentences, tags in iob2\n" in said
     assert (
-        "valid: valid.txt, 1 sentences, tags in iob1; 1 out of place, the first in line 5\n" in said
+        "valid: valid.txt, 1 sentence, tags in iob1; 1 out of place, the first in line 5\n" in said
     )
     counts = Counter(w for s in sentences(60) for w in s.words)
     tokens_known = (counts["Rome"] + counts["Paris"]) / counts.total()

@@ -167,21 +167,24 @@ def forked(folder, run, data, save_every):
 def killed_and_resumed(folder, run, data, times, seed):
     """Kill -9 at random moments, then to the end; as one uninterrupted run, to the bit.
 
-    Where a run is through before it is killed, another is begun, until so many kills have struck.
+    Where a run is through before it is killed, another is begun, until so many kills have struck,
+    at least one of them a run that had saved something.
     """
     source = random.Random(seed)
     whole = folder / "whole"
     seconds = run_cell(whole, run, data).seconds
-    kills, number = 0, 0
-    while kills < times:
+    kills, midway, number = 0, 0, 0
+    while kills < times or not midway:
         parts, number = folder / f"parts {number}", number + 1
-        while kills < times and not (parts / "result.json").exists():
+        while (kills < times or not midway) and not (parts / "result.json").exists():
             child = forked(parts, run, data, source.choice([0.0, 0.0, 0.05]))
             time.sleep(source.random() * seconds)
             os.kill(child, signal.SIGKILL)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             assert code in (0, -signal.SIGKILL)
             kills += code == -signal.SIGKILL
+            midway += code != 0 and any(parts.glob("checkpoints/step-*/manifest.json"))
+            assert kills < times + 50, "no run comes to anything"
         run_cell(parts, run, data)
         assert result_of(parts) == result_of(whole)
         assert not list(parts.rglob("*.tmp"))
@@ -367,7 +370,8 @@ def test_a_folder_where_nothing_was_trained_yet_takes_any_data(tmp_path):
     run_cell(tmp_path / "whole", tiny_words(), text)
     folder.mkdir()
     # Killed before config.json was there.
-    for name in ("lock", "data.json", "vocabulary.json", "config.json.tmp"):
+    (folder / "lock").touch()
+    for name in ("data.json", "vocabulary.json", "config.json.tmp"):
         (folder / name).write_text("of other data")
     run_cell(folder, tiny_words(), text)
     assert result_of(folder) == result_of(tmp_path / "whole")

@@ -12,7 +12,7 @@ from cyclopts import App
 from pydantic import ValidationError
 
 from recdrop.lab import skipgram, vector_commands
-from recdrop.lab.errors import BadInput, Diverged, StorageFailed
+from recdrop.lab.errors import BadInput, Diverged
 from recdrop.lab.skipgram import Position, SkipGram, split_newswire, train_vectors
 from recdrop.lab.vectors import nearest, read_vectors, save_vectors
 
@@ -265,7 +265,7 @@ def test_an_interrupted_training_leaves_nothing(tmp_path, monkeypatch):
 
 def test_what_cannot_be_written_is_told_before_the_training(tmp_path):
     text = file(tmp_path, topics(20))
-    with pytest.raises(StorageFailed, match="text.txt"):
+    with pytest.raises(BadInput, match=r"text\.txt is a file, expected a folder"):
         call(vector_commands.train, "--out", text / "own.safetensors", "--text", text)
 
 

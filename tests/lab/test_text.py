@@ -313,7 +313,7 @@ def test_missing_files_are_named(tmp_path):
     (tmp_path / "test.txt").mkdir()
     told = refused("but not valid.txt and test", read_corpus, tmp_path, "word-lm", TextData())
     refused("nowhere: no such file", read_corpus, tmp_path / "nowhere", "word-lm", TextData())
-    refused("no such file", read_text, tmp_path, Vocabulary(("a",)))
+    refused("is a folder; expected a text file", read_text, tmp_path, Vocabulary(("a",)))
 
 
 def test_one_file_of_words_is_split_by_lines(tmp_path):

@@ -217,6 +217,7 @@ def test_broken_files_are_refused(tmp_path, content, told):
 def test_missing_files_are_named(tmp_path):
     for call in (read_vectors, load_vectors):
         refused("nowhere: no such file; expected word vectors", call, tmp_path / "nowhere")
+        refused("is a folder; expected word vectors", call, tmp_path)
         refused("no such file", call, tmp_path)
 
 
@@ -512,7 +513,7 @@ def fuzz(tmp_path, seed, files):
 
 
 def test_five_hundred_fuzzed_files(tmp_path):
-    told = fuzz(tmp_path, 1, 500)
+    told = fuzz(tmp_path, 1, 1_000)
     assert min(told.values()) > 100, told
 
 

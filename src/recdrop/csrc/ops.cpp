@@ -348,6 +348,7 @@ void cross_entropy(Tensor logits, Tensor targets, Tensor nats, MaybeTensor colum
   STD_TORCH_CHECK(logits.dim() == 2, "logits must be a matrix");
   STD_TORCH_CHECK(logits.stride(1) == 1 || logits.size(1) <= 1, "rows of logits must be contiguous");
   const int64_t rows = logits.size(0), columns = logits.size(1);
+  STD_TORCH_CHECK(rows <= 1 || logits.stride(0) >= columns, "rows of logits must lie apart");
   const ScalarType dtype = logits.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "logits must be of float32 or float64");
   check("logits", logits, {rows, columns}, dtype);

@@ -36,6 +36,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from recdrop.lab.console import counted
 from recdrop.lab.errors import BadInput
 from recdrop.lab.files import LONGEST, TextFile
 from recdrop.lab.vocabulary import shown
@@ -80,12 +81,12 @@ class Entity(NamedTuple):
 
 
 def read_columns(
-    path: Path | TextFile, column: int | None = None, *, tagged: bool = True
+    source: Path | TextFile, column: int | None = None, *, tagged: bool = True
 ) -> list[Sentence]:
     """Read a column file; equal words of it are one object in memory.
 
     Args:
-        path: The file, or one that is loaded.
+        source: The file, or one that is loaded.
         column: That of the tags, from 1, or from -1 for the last; None: the last, if it is not the
             only one.
         tagged: Whether there are tags to be read; else only the words are.
@@ -100,7 +101,7 @@ def read_columns(
     words: list[str] = []
     tags: list[str] = []
     place = None
-    file = path if isinstance(path, TextFile) else TextFile.open(path)
+    file = source if isinstance(source, TextFile) else TextFile.open(source)
     path = file.path
     for number, row in _rows(file):
         if row:
@@ -162,9 +163,9 @@ def _rows(file: TextFile) -> Iterator[tuple[int, list[str]]]:
             raise BadInput(f"{file.path}:{number}: nothing before the first tab, expected a word")
         if len(row) != count:
             raise BadInput(
-                f"{file.path}:{number}: {len(row)} columns, expected {count}, as in line {first}; "
-                f"give one word a line, {'tabs' if tabs else 'blanks'} between its columns, "
-                "a blank line after each sentence"
+                f"{file.path}:{number}: {counted(len(row), 'column')}, expected {count}, as in "
+                f"line {first}; give one word a line, {'tabs' if tabs else 'blanks'} between its "
+                "columns, a blank line after each sentence"
             )
         yield number, row
     yield number + 1, []

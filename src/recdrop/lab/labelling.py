@@ -294,15 +294,22 @@ def _input() -> int:
 
 def _piped() -> TextFile:
     """All of standard input, once it has ended."""
-    with open(_input(), "rb", closefd=False) as pipe:
-        return TextFile.of(Path("standard input"), pipe.read())
+    parts = iter(lambda: _block(_input()), b"")
+    return TextFile.of(Path("standard input"), b"".join(parts))
+
+
+def _block(handle: int) -> bytes:
+    try:
+        return os.read(handle, _BLOCK)
+    except OSError as error:
+        raise BadInput(f"standard input cannot be read ({error.strerror}); give a file") from None
 
 
 def _coming() -> Iterator[list[str]]:
     handle = _input()
     begun, done, block = b"", 0, b"\n"
     while block:
-        block = os.read(handle, _BLOCK)
+        block = _block(handle)
         *whole, begun = (begun + block).split(b"\n")
         if begun and (not block or len(begun) > LONGEST):
             whole.append(begun)

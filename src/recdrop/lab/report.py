@@ -13,7 +13,7 @@ from recdrop.lab.paper.claims import Verdict
 from recdrop.lab.progress import duration
 from recdrop.lab.results import Report, RunReport, TableReport, gather, summary
 from recdrop.lab.runs import read_text
-from recdrop.lab.storage import make_folder, write_whole
+from recdrop.lab.storage import make_folder, storage, write_whole
 from recdrop.lab.wording import (
     Judged,
     Line,
@@ -35,10 +35,10 @@ __all__ = ["console_table", "gather", "write"]
 
 
 _HEADING = "# recdrop: report"
-_HEAD = 1_000  # characters of a file that tell whose it is
 GAINS = (
     "Score with recurrent dropout less score of the same net without, paired by seed; in brackets "
-    "the mean's 95% interval (Student's t), where there are several seeds."
+    "the mean's 95% interval (Student's t), where there are several seeds. Of perplexity and bits "
+    "less is better."
 )
 
 
@@ -59,7 +59,7 @@ class Section(NamedTuple):
         claims: The paper's, judged.
         others: Further scores: names, and rows.
         pictures: What is drawn.
-        counted: How many runs, and their time.
+        runs: How many, and their time.
     """
 
     key: str
@@ -75,7 +75,7 @@ class Section(NamedTuple):
     claims: list[Judged]
     others: tuple[list[str], list[tuple[str, ...]]]
     pictures: list[Picture]
-    counted: str
+    runs: str
 
 
 class Other(NamedTuple):
@@ -112,31 +112,27 @@ class Contents(NamedTuple):
     environments: list[str]
 
 
-_MARKS = {  # how what we write begins, or a part of it
-    "report.html": "<title>recdrop: report</title>",
-    "report.md": _HEADING,
-    "table.md": "## ",
-    "result.json": '{\n  "tables": [',
-}
+def check_free(folder: Path, names: Iterable[str] = ("report.html", "table.md", "result.json")):
+    """Refuse a folder where files of a report's names are somebody's own.
 
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder where files of a report's names are not a report's.
+    Args:
+        folder: It is a report's where its ``report.md`` is one; that is written first.
+        names: What else is to be written.
 
     Raises:
-        BadInput: One is somebody's own; it is named.
+        BadInput: A file would be replaced; it is named.
         StorageFailed: The system refused to read.
     """
-    for name, mark in _MARKS.items():
-        path = folder / name
-        if path.is_dir():
+    told = read_text(folder / "report.md")
+    if told is not None and told.startswith(_HEADING):
+        return
+    for name in ("report.md", *names):
+        with storage(folder / name):
+            there = (folder / name).exists()
+        if there:
             raise BadInput(
-                f"{path} is a folder, a report needs the name; choose another with --out"
-            )
-        if mark not in (read_text(path) or mark)[:_HEAD]:
-            raise BadInput(
-                f"{path} is there and no report of recdrop's, which would have to replace it; "
-                "choose another folder with --out, or move it"
+                f"{folder / name} is there and no report of recdrop's, which would have to replace "
+                "it; choose another folder with --out, or move it"
             )
 
 
@@ -157,27 +153,27 @@ def write(folder: Path, report: Report) -> list[Path]:
         BadInput: See `check_free`.
         StorageFailed: They cannot be written.
     """
-    make_folder(folder)
-    check_free(folder)
     contents = _contents(report)
     drawn = [picture for section in contents.sections for picture in section.pictures]
     drawn += [other.picture for other in contents.others if other.picture is not None]
-    written = [folder / "report.html", folder / "report.md"]
+    files: dict[str, str | bytes] = {"report.md": markdown(contents)}
+    for picture in drawn:
+        files |= {
+            f"pictures/{picture.name}.svg": picture.svg,
+            f"pictures/{picture.name}.png": picture.png,
+        }
+    if report.tables:
+        numbers = json.dumps(summary(report), indent=2, ensure_ascii=False, allow_nan=False)
+        files |= {"table.md": tables_only(contents), "result.json": numbers + "\n"}
+    files["report.html"] = page(contents)
+    make_folder(folder)
+    check_free(folder, files)
     if drawn:
         make_folder(folder / "pictures")
-    for picture in drawn:
-        for suffix, content in (("svg", picture.svg), ("png", picture.png)):
-            path = folder / "pictures" / f"{picture.name}.{suffix}"
-            write_whole(path, content)
-            written.append(path)
-    if report.tables:
-        written += [folder / "table.md", folder / "result.json"]
-        write_whole(written[-2], tables_only(contents))
-        numbers = json.dumps(summary(report), indent=2, ensure_ascii=False, allow_nan=False)
-        write_whole(written[-1], numbers + "\n")
-    write_whole(written[1], markdown(contents))
-    write_whole(written[0], page(contents))
-    return written
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    first = ("report.html", "report.md")
+    return [folder / name for name in (*first, *(name for name in files if name not in first))]
 
 
 def _contents(report: Report) -> Contents:
@@ -211,7 +207,7 @@ def _section(table: TableReport) -> Section:
         claims=claims(table),
         others=other_scores(table),
         pictures=pictures(table),
-        counted=_summary(table.runs),
+        runs=_summary(table.runs),
     )
 
 
@@ -280,7 +276,7 @@ def tables_only(contents: Contents) -> str:
 def _head_lines(section: Section) -> list[str]:
     lines = [f"## {section.title}", ""]
     lines += [f"**{section.warning}**", ""] if section.warning else []
-    lines += [f"{section.counted}.", "", *_table_lines(section)]
+    lines += [f"{section.runs}.", "", *_table_lines(section)]
     return lines + _listed(section.notes)
 
 

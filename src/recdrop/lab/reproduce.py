@@ -187,6 +187,7 @@ def _train_and_report(
     from recdrop.lab.progress import duration
     from recdrop.lab.report import check_free, gather, write
     from recdrop.lab.runs import run_directory
+    from recdrop.lab.storage import make_folder
     from recdrop.lab.sweep import Job, sweep
 
     out, start = console(), time.monotonic()
@@ -195,6 +196,7 @@ def _train_and_report(
     except ValueError as error:
         complain(f"--cells: {error}")
         return 2
+    make_folder(folder)
     check_free(folder)
     runs = [
         run(cell, scale, seed, max_epochs=options.max_epochs)

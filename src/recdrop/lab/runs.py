@@ -35,7 +35,7 @@ from recdrop.lab.environment import environment
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
 from recdrop.lab.records import Failure, Progress, Result, Row
 from recdrop.lab.settings import differences, faults
-from recdrop.lab.storage import locked, storage, write_whole
+from recdrop.lab.storage import is_lock, locked, make_folder, storage, write_whole
 from recdrop.lab.tasks import Prepared, prepare
 from recdrop.lab.tasks.task import Stopping, never
 from recdrop.lab.train import train
@@ -130,11 +130,21 @@ def run_cell(
 
 
 def _check_free(directory: Path) -> None:
-    """Refuse a folder where files of a run's names were there before any run was."""
-    begun = any((directory / name).exists() for name in ("config.json", "lock"))
+    """Refuse a folder where files of a run's names were there before any run was.
+
+    Raises:
+        BadInput: Such a file, a config.json that is no run's, or a file in the folder's place.
+        StorageFailed: The system refused to read.
+    """
+    make_folder(directory)
+    lock = read_text(directory / "lock")
+    if read_run(directory) is not None or (lock is not None and is_lock(lock)):
+        return
     names = ("data.json", "vocabulary.json", "vectors.safetensors", "env.json", "metrics.jsonl")
-    for name in (*names, "checkpoints", "result.json", "failed.json"):
-        if not begun and (directory / name).exists():
+    for name in (*names, "checkpoints", "lock", "result.json", "failed.json"):
+        with storage(directory / name):
+            there = (directory / name).exists()
+        if there:
             raise BadInput(
                 f"{directory / name} is there, but no run: its config.json is missing. A run would "
                 "replace the file; choose another folder with --out, or move it"

@@ -12,6 +12,8 @@ from pathlib import Path
 from recdrop.lab.environment import now
 from recdrop.lab.errors import BadInput, StorageFailed
 
+_HOLDER = "process "
+
 
 @contextmanager
 def storage(path: Path, needed: int | None = None) -> Iterator[None]:
@@ -115,8 +117,13 @@ def locked(folder: Path) -> Iterator[None]:
             raise BadInput(f"{folder} is in use by {holder}")
         with storage(path):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode())
+            file.write(f"{_HOLDER}{os.getpid()} on {socket.gethostname()} since {now()}\n".encode())
         yield
+
+
+def is_lock(content: str) -> bool:
+    """Whether a file ``lock`` is of `locked`; killed before it wrote, it is empty."""
+    return content.startswith(_HOLDER) or not content
 
 
 def _take(file: FileIO) -> bool:

@@ -184,7 +184,8 @@ def read_vectors(path: Path, only: Collection[str] | None = None) -> Vectors:
 
 def _opened(path: Path) -> BufferedReader:
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; expected word vectors")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise BadInput(f"{path}: {what}; expected word vectors")
     return path.open("rb")
 
 

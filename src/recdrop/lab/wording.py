@@ -274,7 +274,8 @@ def _printed_difference(table: TableReport, cell: CellReport, measure: str) -> s
 
 def _signed(table: TableReport, gap: float) -> str:
     """A difference of scores, to the table's decimals."""
-    return f"{'−' if gap < 0 else '+'}{table.table.spread(abs(gap))}"
+    told = table.table.spread(abs(gap))
+    return told if not float(told) else f"{'−' if gap < 0 else '+'}{told}"
 
 
 def claims(table: TableReport) -> list[Judged]:
