@@ -75,6 +75,7 @@ def test_table_5_has_all_six_sets(tmp_path):
     told = (out / "report.md").read_text()
     assert "recurrent dropout improves LSTM and GRU on every set" in told
     assert "| 69.11% |" in told
+    assert (out / "report.html").read_text().count('class="grid many"') == 2  # small on paper
     drawn = (out / "pictures" / "table5-paper-2-bars.svg").read_text()
     assert "The LSTM: Twitter15" in drawn
     assert all(text in drawn for text in ("57.84%", "61.35%"))  # its numbers in the paper
