@@ -1,6 +1,7 @@
 """`rnn`, `lstm`, `gru`: one call on explicit tensors. Everything is validated here, once.
 
-`product` is the matrix product that they are made of.
+`product` is the matrix product that they are made of, `cross_entropies_` what stands behind an
+output layer.
 
 Time-major and batched; `recdrop.layers` adds batch_first, packing, unbatched input and parameters.
 """
@@ -280,6 +281,37 @@ def product(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Te
         torch.ops.recdrop.native_product(out, a, b, bias)
         return out
     return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
+
+
+def cross_entropies_(logits: Tensor, targets: Tensor, column_sums: Tensor | None = None) -> Tensor:
+    """Each row's cross entropy; the logits become its gradient, softmax less 1 at the target.
+
+    In one pass of this library's own kernel where there is one. It is not differentiable.
+
+    Args:
+        logits: [N, V], contiguous rows; written.
+        targets: int64 [N], below V.
+        column_sums: [V] or None; the gradients' sum over rows is added to it: a bias's gradient.
+
+    Returns:
+        [N], in nats.
+
+    Raises:
+        RuntimeError: Shapes or dtypes do not go together, or a target is not below V.
+    """
+    own = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
+    if own and backends.native.missing() is None:
+        each = logits.new_empty(len(logits))
+        torch.ops.recdrop.native_cross_entropy(logits, targets, each, column_sums)
+        return each
+    largest, right = logits.amax(1), logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    torch.softmax(logits, 1, out=logits)
+    # The logarithm of the sum of exponentials, from the likeliest symbol, whose is never lost.
+    log_sums = largest - logits.amax(1).log()
+    logits.scatter_add_(1, targets.unsqueeze(1), logits.new_full((len(logits), 1), -1.0))
+    if column_sums is not None:
+        column_sums += logits.sum(0)
+    return log_sums - right
 
 
 def checked_key(key: Tensor) -> Tensor:

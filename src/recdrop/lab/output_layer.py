@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import recdrop
-from recdrop.backends import native
 
 _CHUNK = 1 << 24  # logits at a time, 64 MB: fewer rows make slower products
 
@@ -128,24 +127,8 @@ def _gradients(
         rows = slice(start, min(start + size, len(hidden)))
         logits = memory[: rows.stop - start]
         recdrop.functional.product(logits, hidden[rows], weight.T, bias)
-        yield rows, _cross_entropy_(logits, targets[rows], d_bias), logits
-
-
-def _cross_entropy_(logits: Tensor, targets: Tensor, d_bias: Tensor | None) -> Tensor:
-    """Each row's cross entropy; the logits become their gradient, softmax less 1 at the target."""
-    own = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
-    if own and native.missing() is None:
-        each = logits.new_empty(len(logits))
-        torch.ops.recdrop.native_cross_entropy(logits, targets, each, d_bias)
-        return each
-    largest, right = logits.amax(1), logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    torch.softmax(logits, 1, out=logits)
-    # The logarithm of the sum of exponentials, from the likeliest symbol, whose is never lost.
-    log_sums = largest - logits.amax(1).log()
-    logits.scatter_add_(1, targets.unsqueeze(1), logits.new_full((len(logits), 1), -1.0))
-    if d_bias is not None:
-        d_bias += logits.sum(0)
-    return log_sums - right
+        each = recdrop.functional.cross_entropies_(logits, targets[rows], d_bias)
+        yield rows, each, logits
 
 
 def _rows(hidden: Tensor, weight: Tensor) -> int:
