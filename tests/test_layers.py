@@ -171,7 +171,12 @@ def test_cpu_autocast_is_no_worse_than_stock(cell, args, x, packed):
     ours = recdrop.from_torch(theirs, recurrent_dropout=0.4)
     given = pack_padded_sequence(x, torch.tensor([6, 4, 4, 1])) if packed else x
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = tensors(theirs(given))
+        try:
+            expected = tensors(theirs(given))
+        except RuntimeError as error:
+            if "could not create a primitive" not in str(error):
+                raise
+            pytest.skip("torch's own layer does not run in bfloat16 on this processor")
         got = tensors(ours(given))
         sum(o.float().sum() for o in got).backward()
     # c is never less precise than torch's.

@@ -325,8 +325,8 @@ def compiled(asked):
 @pytest.mark.parametrize(
     ("cell", "dtypes", "tied"),
     [
-        ("lstm", ("float32", "bfloat16"), True),
-        pytest.param("lstm", ("float16", "ieee"), True, marks=pytest.mark.slow),
+        ("lstm", ("float32",), True),  # which takes the most registers
+        pytest.param("lstm", ("bfloat16", "float16", "ieee"), True, marks=pytest.mark.slow),
         pytest.param("lstm", DTYPES, False, marks=pytest.mark.slow),
         pytest.param("gru", (*DTYPES, "ieee"), True, marks=pytest.mark.slow),
         pytest.param("gru", DTYPES, False, marks=pytest.mark.slow),

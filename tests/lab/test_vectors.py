@@ -218,7 +218,6 @@ def test_missing_files_are_named(tmp_path):
     for call in (read_vectors, load_vectors):
         refused("nowhere: no such file; expected word vectors", call, tmp_path / "nowhere")
         refused("is a folder; expected word vectors", call, tmp_path)
-        refused("no such file", call, tmp_path)
 
 
 def test_blank_lines_and_lies_take_no_memory(tmp_path):

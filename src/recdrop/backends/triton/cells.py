@@ -21,16 +21,16 @@ MASK_STEP = tl.constexpr(3)
 
 @triton.jit
 def sigmoid(x):
-    """Its division rounded; the default is not."""
-    return tl.div_rn(1.0, 1.0 + tl.exp(-x))
+    """Its division is not rounded: rounded ones of all gates take an LSTM's registers."""
+    return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
 def tanh(x):
     """As near to 1 as a float32 can tell, for backward takes 1 - y^2 of it.
 
-    Near 0 that formula has only the digits of 1; there the series to x^9, whose next term is below
-    the last place.
+    Its division is rounded. Near 0 that formula has only the digits of 1; there the series to x^9,
+    whose next term is below the last place.
     """
     y = x * x
     series = 1 + y * (-1 / 3 + y * (2 / 15 + y * (-17 / 315 + y * (62 / 2835))))

@@ -328,26 +328,26 @@ def forward(
                 live_b = b < running
                 live_u = u < H
                 live = live_b[:, None] & live_u[None, :]
-                n = (at + b).to(tl.int64)
-                of_h = n[:, None] * H + u[None, :]
-                g0 = n[:, None] * (G * H) + u[None, :]  # of the first gate
-                g1 = g0 + H
-                g2 = g1 + H
-                g3 = g2 + H
                 w = w_hh + u * H
                 if phase == 0:
                     y0, y1, y2, y3 = _gates(
                         now + b * H, view_stride, w, gate_stride, 1, kept, H, live_b, live_u,
                         FIRST, UNTIED, KEEP, PRECISION, BB, BU, BK,
                     )  # fmt: skip
-                    y0 += _read(pre_x, g0, live)
+                n = (at + b).to(tl.int64)
+                of_h = n[:, None] * H + u[None, :]
+                # Of each gate; made before the product, these would hold its registers.
+                g0 = n[:, None] * (G * H) + u[None, :]
+                g1 = g0 + H
+                g2 = g1 + H
+                g3 = g2 + H
                 if CELL == RNN:
-                    h_t = activate(y0, RELU)  # Eq. 1
+                    h_t = activate(y0 + _read(pre_x, g0, live), RELU)  # Eq. 1
                 elif CELL == LSTM:
                     i, f, g, o, c, h_t = lstm(
-                        y0, y1 + _read(pre_x, g1, live), y2 + _read(pre_x, g2, live),
-                        y3 + _read(pre_x, g3, live), _read(state, own, live), place, update, memory,
-                        RELU, UPDATE, STATE, BU,
+                        y0 + _read(pre_x, g0, live), y1 + _read(pre_x, g1, live),
+                        y2 + _read(pre_x, g2, live), y3 + _read(pre_x, g3, live),
+                        _read(state, own, live), place, update, memory, RELU, UPDATE, STATE, BU,
                     )  # fmt: skip
                     _write(gates, g0, i, live)
                     _write(gates, g1, f, live)
@@ -359,7 +359,8 @@ def forward(
                     if HAS_B_HN:
                         y2 += _read(b_hn, u, live_u)[None, :]
                     r, z, g, h_t = gru(
-                        y0, y1 + _read(pre_x, g1, live), _read(pre_x, g2, live), y2,
+                        y0 + _read(pre_x, g0, live), y1 + _read(pre_x, g1, live),
+                        _read(pre_x, g2, live), y2,
                         _read(state, own, live), place, update, memory, RELU, UPDATE, STATE, BU,
                     )  # fmt: skip
                     _write(gates, g0, r, live)
@@ -368,7 +369,7 @@ def forward(
                     _write(inner, of_h, y2, live)
                     _write(state, own, h_t, live)
                 elif phase == 0:
-                    r = sigmoid(y0)  # Eq. 10
+                    r = sigmoid(y0 + _read(pre_x, g0, live))  # Eq. 10
                     z = sigmoid(y1 + _read(pre_x, g1, live))
                     h_seen = tl.load(
                         now + (V - 1) * view_stride + own, mask=live, other=0.0,
