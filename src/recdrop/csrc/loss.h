@@ -63,7 +63,7 @@ RECDROP_INLINE double exponentials_of(T* x, int64_t n, T largest) {
 
 // Rows of logits [R, V] into softmax(logits) less 1 at the row's target, which is the gradient of
 // -log softmax(logits)[target]; that goes to nats [R], the gradient's sum over rows is added to
-// column_sums [V] unless null. A row with NaN or infinity becomes NaN, as torch's.
+// column_sums [V] unless null. A row with NaN or +infinity has NaN, as torch's.
 template <class T>
 void cross_entropy(const Matrix<T>& logits, const int64_t* targets, T* nats, T* column_sums, const Pool& pool) {
   constexpr int L = lanes<T>;

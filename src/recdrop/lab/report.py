@@ -13,7 +13,7 @@ from recdrop.lab.paper.claims import Verdict
 from recdrop.lab.progress import duration
 from recdrop.lab.results import Report, RunReport, TableReport, gather, summary
 from recdrop.lab.runs import read_text
-from recdrop.lab.storage import make_folder, storage, write_whole
+from recdrop.lab.storage import is_there, make_folder, write_whole
 from recdrop.lab.wording import (
     Judged,
     Line,
@@ -127,9 +127,7 @@ def check_free(folder: Path, names: Iterable[str] = ("report.html", "table.md", 
     if told is not None and told.startswith(_HEADING):
         return
     for name in ("report.md", *names):
-        with storage(folder / name):
-            there = (folder / name).exists()
-        if there:
+        if is_there(folder / name):
             raise BadInput(
                 f"{folder / name} is there and no report of recdrop's, which would have to replace "
                 "it; choose another folder with --out, or move it"

@@ -35,7 +35,7 @@ from recdrop.lab.environment import environment
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
 from recdrop.lab.records import Failure, Progress, Result, Row
 from recdrop.lab.settings import differences, faults
-from recdrop.lab.storage import is_lock, locked, make_folder, storage, write_whole
+from recdrop.lab.storage import is_lock, is_there, locked, make_folder, storage, write_whole
 from recdrop.lab.tasks import Prepared, prepare
 from recdrop.lab.tasks.task import Stopping, never
 from recdrop.lab.train import train
@@ -142,9 +142,7 @@ def _check_free(directory: Path) -> None:
         return
     names = ("data.json", "vocabulary.json", "vectors.safetensors", "env.json", "metrics.jsonl")
     for name in (*names, "checkpoints", "lock", "result.json", "failed.json"):
-        with storage(directory / name):
-            there = (directory / name).exists()
-        if there:
+        if is_there(directory / name):
             raise BadInput(
                 f"{directory / name} is there, but no run: its config.json is missing. A run would "
                 "replace the file; choose another folder with --out, or move it"

@@ -34,6 +34,16 @@ def storage(path: Path, needed: int | None = None) -> Iterator[None]:
         raise StorageFailed(f"{error.filename or path}: {reason}{room}") from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder.
+
+    Raises:
+        StorageFailed: The system refused to look.
+    """
+    with storage(path):
+        return path.exists()
+
+
 def make_folder(folder: Path) -> None:
     """Have a folder there, with those above it.
 
