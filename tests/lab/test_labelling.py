@@ -4,7 +4,10 @@ import contextlib
 import json
 import math
 import os
+import pty
+import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -367,6 +370,46 @@ def test_columns_come_from_a_pipe_too(tagger, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "stdin", file)
         assert main(["tag", str(tagger), "--columns"]) == 2
     assert "standard input:2: 1 column, expected 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "awaited"),
+    [
+        (["classify"], b"good day\n", "texts, one a line"),
+        (["tag"], b"Smith went\n", "sentences, one a line"),
+        (["tag", "--columns"], b"Smith NNP\n", "columns, answered once all are there"),
+    ],
+)
+def test_on_a_terminal_it_says_what_it_waits_for(
+    command: list[str], given, awaited, classifier, tagger, monkeypatch, capsys
+):
+    run = classifier if command[0] == "classify" else tagger
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, given + b"\x04")  # Ctrl-D
+    with os.fdopen(terminal) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert main([command[0], str(run), *command[1:]]) == 0
+    os.close(keyboard)
+    said = capsys.readouterr()
+    assert said.err == f"Type {awaited}; Ctrl-D at the start of a line ends.\n"
+    assert said.out
+
+
+@pytest.mark.parametrize("command", ["classify", "tag"])
+def test_weights_of_other_shapes_than_the_configurations(
+    command, classifier, tagger, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(classifier if command == "classify" else tagger, run)
+    path = run / "config.json"
+    changed = re.sub(r'"hidden": (\d+)', r'"hidden": 1\1', path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
+    (tmp_path / "in.txt").write_text("good day\n")
+    assert main([command, str(run), str(tmp_path / "in.txt")]) == 2
+    said = capsys.readouterr()
+    assert "config.json or data.json has been changed since it was written" in said.err
+    assert not said.out
 
 
 @pytest.mark.parametrize("command", [["classify"], ["tag"], ["tag", "--columns"]])

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from recdrop.lab.checkpoint import Checkpoints
-from recdrop.lab.config import Adam, Schedule, TextData, parse_run
+from recdrop.lab.config import Adam, Schedule, parse_run
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
 from recdrop.lab.runs import Watcher, _Silent, finished, read_environment, read_rows, run_cell
 from recdrop.lab.storage import locked, write_whole
@@ -152,19 +152,19 @@ def wait_for(condition, seconds=60):
         time.sleep(0.005)
 
 
-def forked(folder, run, data, save_every):
+def forked(folder, given, save_every):
     """A process of its own that trains a run; its number."""
     child = os.fork()
     if child:
         return child
     try:
-        run_cell(folder, run, data, save_every=save_every)
+        given.train(folder, save_every=save_every)
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def killed_and_resumed(folder, run, data, times, seed):
+def killed_and_resumed(folder, given, times, seed):
     """Kill -9 at random moments, then to the end; as one uninterrupted run, to the bit.
 
     Where a run is through before it is killed, another is begun, until so many kills have struck,
@@ -172,12 +172,12 @@ def killed_and_resumed(folder, run, data, times, seed):
     """
     source = random.Random(seed)
     whole = folder / "whole"
-    seconds = run_cell(whole, run, data).seconds
+    seconds = given.train(whole).seconds
     kills, midway, number = 0, 0, 0
     while kills < times or not midway:
         parts, number = folder / f"parts {number}", number + 1
         while (kills < times or not midway) and not (parts / "result.json").exists():
-            child = forked(parts, run, data, source.choice([0.0, 0.0, 0.05]))
+            child = forked(parts, given, source.choice([0.0, 0.0, 0.05]))
             time.sleep(source.random() * seconds)
             os.kill(child, signal.SIGKILL)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -185,26 +185,26 @@ def killed_and_resumed(folder, run, data, times, seed):
             kills += code == -signal.SIGKILL
             midway += code != 0 and any(parts.glob("checkpoints/step-*/manifest.json"))
             assert kills < times + 50, "no run comes to anything"
-        run_cell(parts, run, data)
+        given.train(parts)
         assert result_of(parts) == result_of(whole)
         assert not list(parts.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_kill_9_and_resume(tmp_path, task):
-    killed_and_resumed(tmp_path, *tiny_of(task, tmp_path), 2, 1)
+    killed_and_resumed(tmp_path, tiny_of(task, tmp_path), 2, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_kill_9_and_resume_at_100_moments(tmp_path, task):
-    killed_and_resumed(tmp_path, *tiny_of(task, tmp_path), 100, 2)
+    killed_and_resumed(tmp_path, tiny_of(task, tmp_path), 100, 2)
 
 
 FILE_OPERATIONS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
 
 
-def run_until_operation(number, folder, run, text):
+def run_until_operation(number, folder, given):
     """Run in a process that ends, as if killed, before its file operation of that number.
 
     Returns:
@@ -226,20 +226,20 @@ def run_until_operation(number, folder, run, text):
     try:
         for name in FILE_OPERATIONS:
             setattr(os, name, counted(getattr(os, name)))
-        run_cell(folder, run, text, save_every=0.0)
+        given.train(folder, save_every=0.0)
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def killed_at_every_operation(tmp_path, run, text, step):
+def killed_at_every_operation(tmp_path, given, step):
     """Killed before this or that file operation, and once more on the way back."""
-    run_cell(tmp_path / "whole", run, text)
+    given.train(tmp_path / "whole")
     number = 0
-    while run_until_operation(number, folder := tmp_path / str(number), run, text):
-        run_until_operation(number % 17, folder, run, text)
-        assert not (folder / "result.json").exists() or finished(folder, run)
-        run_cell(folder, run, text)
+    while run_until_operation(number, folder := tmp_path / str(number), given):
+        run_until_operation(number % 17, folder, given)
+        assert not (folder / "result.json").exists() or finished(folder, given.run)
+        given.train(folder)
         assert result_of(folder) == result_of(tmp_path / "whole"), number
         assert not list(folder.rglob("*.tmp"))
         shutil.rmtree(folder)
@@ -247,21 +247,15 @@ def killed_at_every_operation(tmp_path, run, text, step):
     return number
 
 
-def few_words():
-    return tiny_words(schedule=Schedule(epochs=2, log_every=1), data=TextData(batch=4, window=12))
-
-
-def test_killed_before_some_file_operation(tmp_path):
-    text = write_text(tmp_path / "text", lines=30)
-    assert killed_at_every_operation(tmp_path, few_words(), text, 13) > 90
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_before_some_file_operation(tmp_path, task):
+    assert killed_at_every_operation(tmp_path, tiny_of(task, tmp_path, short=True), 37) > 60
 
 
 @pytest.mark.slow
-def test_killed_before_every_file_operation(tmp_path):
-    text = write_text(tmp_path / "text", lines=30)
-    assert killed_at_every_operation(tmp_path / "words", few_words(), text, 1) > 90
-    run = tiny_run(schedule=Schedule(epochs=1, log_every=1, keep="best"))
-    assert killed_at_every_operation(tmp_path / "order", run, None, 1) > 60
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_before_every_file_operation(tmp_path, task):
+    assert killed_at_every_operation(tmp_path, tiny_of(task, tmp_path, short=True), 1) > 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -412,9 +406,9 @@ def test_divergence_is_kept_and_found_again(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS[1:])
 def test_an_embedding_that_is_not_finite_is_named(task, tmp_path):
-    run, data = tiny_of(task, tmp_path)
+    run, data, files = tiny_of(task, tmp_path)
     with World() as world:
-        prepared = prepare(run, data, {}, world)
+        prepared = prepare(run, data, files, world)
     weights = dict(prepared.task.net.named_parameters())
     (name,) = weights.keys() & {"embedding.weight", "table.table"}
     with torch.no_grad():

@@ -54,6 +54,10 @@ def write_texts(folder: Path, numbers: tuple[int, int, int] = (60, 20, 20)) -> P
     return folder
 
 
+def weak_texts(path: Path) -> Path:
+    return write_rows(path, texts(54, 7, weak=True))
+
+
 def tiny(**changes) -> SentimentRun:
     run = SentimentRun(
         data=LabelledData(batch=8, texts="words"),
@@ -288,7 +292,7 @@ def test_emoticons_are_taken_out_of_weak_texts_only(tmp_path):
 
 def test_a_run_interrupted_all_the_time_goes_on_to_the_same_bits(tmp_path):
     data = write_texts(tmp_path / "data", (30, 9, 9))
-    weak = {"pretrain": write_rows(tmp_path / "weak.tsv", texts(54, 7, weak=True))}
+    weak = {"pretrain": weak_texts(tmp_path / "weak.tsv")}
     run = tiny(data={"pretraining": 2}, schedule={"epochs": 4})  # the stages' border: update 14
     whole = run_cell(tmp_path / "whole", run, data, files=weak)
     told = []
@@ -305,7 +309,7 @@ def test_a_run_interrupted_all_the_time_goes_on_to_the_same_bits(tmp_path):
 
 def test_a_net_that_knows_weak_labels_only_is_no_classifier_yet(tmp_path):
     data = write_texts(tmp_path / "data", (30, 9, 9))
-    weak = {"pretrain": write_rows(tmp_path / "weak.tsv", texts(54, 7, weak=True))}
+    weak = {"pretrain": weak_texts(tmp_path / "weak.tsv")}
     run = tiny(data={"pretraining": 2}, schedule={"epochs": 4})
     asked = iter([False] * 8 + [True] * 100)
     with pytest.raises(Interrupted):

@@ -45,6 +45,18 @@ def test_every_job_gets_the_bits_that_it_has_alone(workers, seeds, tmp_path):
         assert result_of(job.directory) == result_of(alone)
 
 
+def test_the_longest_run_is_trained_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # of workers: each ends at once
+    epochs = {1: 2, 2: 16, 3: 1, 4: 8}  # of each seed
+    schedule = tiny_run().schedule
+    runs = [
+        tiny_run(seed=seed, schedule=schedule.model_copy(update={"epochs": number}))
+        for seed, number in epochs.items()
+    ]
+    lost = sweep(tmp_path, jobs_of(tmp_path, *runs), 1, quiet())
+    assert [one.job.run.seed for one in lost] == [2, 4, 1, 3]
+
+
 def test_a_failing_run_does_not_stop_the_others(tmp_path):
     good, bad = jobs_of(tmp_path, tiny_run(seed=1), tiny_run(seed=2))
     (bad.directory / "metrics.jsonl").mkdir(parents=True)  # cannot be a file

@@ -417,6 +417,24 @@ def test_a_line_of_ten_megabytes(tmp_path, content, splitting, symbols, counts):
     assert ids.bincount().tolist() == counts
 
 
+@pytest.mark.parametrize("symbols", ["words", "characters"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"ab " * 3_333_333 + b"\xff", "train.txt:1: byte 10000000 of the line: not UTF-8"),
+        (b"x" * 10**7 + b"\0", "train.txt:1: byte 10000001 of the line: NUL"),
+        (b"ab\n" * 3_333_333 + b"\xff", "train.txt:3333334: byte 1 of the line: not UTF-8"),
+        (b" \n" * 5_000_000, "train.txt: the file is empty or all blank"),
+    ],
+    ids=["line", "word", "lines", "blank"],
+)
+def test_ten_broken_megabytes_are_refused_in_two_seconds(tmp_path, content, told, symbols):
+    folder(tmp_path, content)
+    start = time.process_time()
+    refused(re.escape(told), read_corpus, tmp_path, "word-lm", TextData(symbols=symbols))
+    assert time.process_time() - start < 2.0
+
+
 # --------------------------------------------------------------------------- prompts and printing
 
 

@@ -214,6 +214,25 @@ def test_broken_files_are_refused(tmp_path, content, told):
     assert len(message) < len(str(tmp_path)) + 300
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a 1 2\n" + b"b" * 10**7, "vectors:2: a row of a mebibyte"),
+        (b"1 " * 5_000_000, "vectors:1: "),
+        ((b"a" + b" 0.5" * 100 + b"\n") * 25_000 + b"b 1\n", "vectors:25001: expected 100 num"),
+        ((b"a" + b" 0.5" * 100 + b"\n") * 25_000 + b"b" + b" nan" * 100, "vectors:25001: number 1"),
+        (b"9 300\n" + b"a" * 10**7, "vectors:"),
+    ],
+    ids=["word", "row", "ragged", "nan", "binary"],
+)
+def test_ten_broken_megabytes_are_refused_in_two_seconds(tmp_path, content, told):
+    path = tmp_path / "vectors"
+    path.write_bytes(content)
+    start = time.process_time()
+    refused(told, read_vectors, path)
+    assert time.process_time() - start < 2.0
+
+
 def test_missing_files_are_named(tmp_path):
     for call in (read_vectors, load_vectors):
         refused("nowhere: no such file; expected word vectors", call, tmp_path / "nowhere")

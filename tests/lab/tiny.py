@@ -1,8 +1,10 @@
 """Runs small enough for tests."""
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from recdrop.lab.config import (
     Adam,
@@ -19,6 +21,8 @@ from recdrop.lab.config import (
     TemporalOrderRun,
     TextData,
 )
+from recdrop.lab.records import Result
+from recdrop.lab.runs import run_cell
 
 DATA = TemporalOrderData(length=6, low=2, high=4, train=32, test=50, batch=8)
 OURS = Dropout(rate=0.5, site="update", sampling="step", rescale="test")
@@ -94,16 +98,39 @@ def tiny_words(**changes: Any) -> LanguageModelRun:
 TASKS = ("temporal-order", "word-lm", "char-lm", "ner", "sentiment")
 
 
-def tiny_of(task: str, folder: Path) -> tuple[Run, Path | None]:
-    """A tiny run of a task, and its data. The last two go through two stages."""
+class Given(NamedTuple):
+    """A run and what it reads."""
+
+    run: Run
+    data: Path | None = None
+    files: Mapping[str, Path] = MappingProxyType({})
+
+    def train(self, folder: Path, **how: Any) -> Result:
+        return run_cell(folder, self.run, self.data, files=self.files, **how)
+
+
+def tiny_of(task: str, folder: Path, *, short: bool = False) -> Given:
+    """A tiny run of a task, or one of few updates. The last two go through two stages."""
     from tests.lab import test_ner, test_sentiment
 
     if task == "temporal-order":
-        return tiny_run(schedule=Schedule(epochs=30, log_every=3)), None
+        return Given(tiny_run(schedule=Schedule(epochs=2 if short else 30, log_every=3)))
     if task == "ner":
-        return test_ner.tiny(), test_ner.write(folder / "names")
+        run = test_ner.tiny()
+        if short:
+            chunks = [{"words": 3}, {"words": 5, "after": 1}]
+            data = {"batch": 64, "chunks": chunks}
+            run = test_ner.tiny(data=data, schedule={"epochs": 2, "log_every": 1})
+        return Given(run, test_ner.write(folder / "names"))
     if task == "sentiment":
-        return test_sentiment.tiny(), test_sentiment.write_texts(folder / "texts")
-    symbols = "words" if task == "word-lm" else "characters"
-    data = TextData(symbols=symbols, batch=4, window=6 if task == "word-lm" else 24)
-    return tiny_words(task=task, data=data), write_text(folder / "text", lines=200)
+        run = test_sentiment.tiny()
+        if short:
+            run = test_sentiment.tiny(data={"batch": 32}, schedule={"epochs": 2, "log_every": 1})
+        weak = test_sentiment.weak_texts(folder / "weak.tsv")
+        return Given(run, test_sentiment.write_texts(folder / "texts"), {"pretrain": weak})
+    text = write_text(folder / "text", lines=40 if short else 200)
+    data = TextData(batch=4, window=12 if short else 6)
+    if task == "char-lm":
+        data = TextData(symbols="characters", batch=4, window=60 if short else 24)
+    epochs = Schedule(epochs=2 if short else 3, log_every=1 if short else 5)
+    return Given(tiny_words(task=task, data=data, schedule=epochs), text)

@@ -19,6 +19,11 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def note(text: str) -> None:
+    """Print to standard error what is no part of the answer."""
+    say(Console(stderr=True), text)
+
+
 def complain(text: str) -> None:
     """Print to standard error what went wrong."""
-    say(Console(stderr=True), f"recdrop: {text}")
+    note(f"recdrop: {text}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from recdrop.lab.console import console, counted, say
+from recdrop.lab.console import console, counted, note, say
 from recdrop.lab.errors import BadInput
 from recdrop.lab.files import LONGEST, TextFile
 
@@ -82,12 +82,12 @@ def tag(
         _write(map(_tagged_json, told) if options.json_lines else _tagged_lines(told))
 
     if options.columns:
-        columns = _piped() if file is None else file
+        columns = _piped("columns") if file is None else file
         sentences = [one.words for one in read_columns(columns, tagged=False)]
         for first in range(0, len(sentences), _AT_A_TIME):
             tell(sentences[first : first + _AT_A_TIME])
         return 0
-    for lines in _lines(file):
+    for lines in _lines(file, "sentences"):
         tell([tuple(line.split()) for line in lines])
     return 0
 
@@ -148,7 +148,7 @@ def classify(
 
     options = options or ClassifyOptions()
     trained = open_classifier(run)
-    for lines in _lines(file):
+    for lines in _lines(file, "texts"):
         classified = predict.classify(trained, lines, options.uncertainty, options.seed)
         _write(_classified(told, as_json=options.json_lines) for told in classified)
     return 0
@@ -270,31 +270,39 @@ def calibrate(run: Path, /, *, options: Annotated[CalibrateOptions, Parameter(na
 # ------------------------------------------------------------------------------- lines in and out
 
 
-def _lines(file: Path | None) -> Iterator[list[str]]:
+def _lines(file: Path | None, what: str) -> Iterator[list[str]]:
     """A file's lines, some at a time; a pipe's as they come.
+
+    Args:
+        file: None for standard input.
+        what: Is awaited there; told to whoever sits at a terminal.
 
     Raises:
         BadInput: One is not UTF-8, has a NUL, or is longer than `LONGEST`; of a pipe those before
             it have been given.
     """
     if file is None:
-        yield from _coming()
+        yield from _coming(what)
         return
     lines = TextFile.open(file).lines(LONGEST)
     while some := list(islice(lines, _AT_A_TIME)):
         yield some
 
 
-def _input() -> int:
+def _input(what: str) -> int:
     """The handle of standard input."""
     if sys.stdin is None:  # closed by whoever started this
         raise BadInput("there is no standard input; give a file")
+    if sys.stdin.isatty():
+        answered = "answered once all are there" if what == "columns" else "one a line"
+        note(f"Type {what}, {answered}; Ctrl-D at the start of a line ends.")
     return sys.stdin.fileno()
 
 
-def _piped() -> TextFile:
+def _piped(what: str) -> TextFile:
     """All of standard input, once it has ended."""
-    parts = iter(lambda: _block(_input()), b"")
+    handle = _input(what)
+    parts = iter(lambda: _block(handle), b"")
     return TextFile.of(Path("standard input"), b"".join(parts))
 
 
@@ -305,8 +313,8 @@ def _block(handle: int) -> bytes:
         raise BadInput(f"standard input cannot be read ({error.strerror}); give a file") from None
 
 
-def _coming() -> Iterator[list[str]]:
-    handle = _input()
+def _coming(what: str) -> Iterator[list[str]]:
+    handle = _input(what)
     begun, done, block = b"", 0, b"\n"
     while block:
         block = _block(handle)
