@@ -86,7 +86,7 @@ def test_relu_and_masks_of_four_units(cell, args):
 @pytest.mark.parametrize(("cell", "args"), CELLS)
 @pytest.mark.usefixtures("plan")
 def test_a_program_takes_several_tiles_in_turn(cell, args):
-    from recdrop.backends.triton.launch import Plan
+    from recdrop.backends.triton.plan import Plan
 
     case = CASES["wide"]
     assert Plan.of(case.batch, case.hidden, 4, 4, 1).turns == 3
@@ -354,7 +354,7 @@ def test_it_compiles_within_what_a_gpu_has(cell, dtypes, tied, architecture, siz
 
 
 def test_which_shapes_run_persistently():
-    from recdrop.backends.triton.launch import Plan
+    from recdrop.backends.triton.plan import Plan
 
     small = Plan.of(32, 64, 4, 4, 132)
     assert (small.persistent, small.keep, small.depth) == (True, True, 64)

@@ -8,8 +8,9 @@ import pytest
 from recdrop.lab.config import ExponentialDecay, LanguageModelRun, PlateauDecay, parse_run
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
-from recdrop.lab.paper.claims import CLAIMS, judge, printed_scores
+from recdrop.lab.paper.claims import CLAIMS
 from recdrop.lab.paper.grid import number
+from recdrop.lab.paper.judging import judge, printed_scores
 from recdrop.lab.paper.presets import PRESETS
 from tests.lab.benchmark_data import benchmark
 

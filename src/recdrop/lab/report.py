@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from recdrop.lab.errors import BadInput
 from recdrop.lab.figures import Picture, curve, pictures
-from recdrop.lab.paper.claims import Verdict
+from recdrop.lab.paper.judging import Verdict
 from recdrop.lab.progress import duration
 from recdrop.lab.results import Report, RunReport, TableReport, gather, summary
 from recdrop.lab.runs import read_text

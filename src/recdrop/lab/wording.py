@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from recdrop.lab.console import counted
-from recdrop.lab.paper.claims import CLAIMS, Claim, Verdict, judge, printed_scores
+from recdrop.lab.paper.claims import CLAIMS
 from recdrop.lab.paper.grid import number
+from recdrop.lab.paper.judging import Claim, Verdict, judge, printed_scores
 from recdrop.lab.results import CellReport, Difference, RunReport, TableReport, deviations, stopped
 
 NOT_IN_THE_PAPER = "-"
