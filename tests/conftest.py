@@ -1,18 +1,21 @@
-"""Shapes of the equations are checked, uninitialised memory is poisoned, threads are few.
+"""Shapes of the equations are checked where jaxtyping and beartype are installed, uninitialised memory is poisoned, threads are few.
 
 Triton's kernels run in its interpreter, where no GPU is needed: it reads its switch when it is
 imported, which torch may do at any time.
 """
 
 import os
+from importlib.util import find_spec
 
-import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook("recdrop.equations", "beartype.beartype")
+if find_spec("jaxtyping") and find_spec("beartype"):  # a machine lent for its card may have neither
+    import jaxtyping
+
+    jaxtyping.install_import_hook("recdrop.equations", "beartype.beartype")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # 0 for benchmarks/gpu.sh
 
-import torch  # noqa: E402  after the hook, which must come before recdrop
+import torch
 
 
 @pytest.fixture(autouse=True)

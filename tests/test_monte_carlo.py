@@ -48,10 +48,12 @@ def x():
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("training", [False, True])
-def test_everything_is_left_as_it_was(case, training, x):
+@pytest.mark.parametrize("learning", [False, True])
+def test_everything_is_left_as_it_was(case, training, learning, x):
+    """The statistics of a batch norm that is in training mode too."""
     specs, args = CASES[case]
     model = Model(*specs, **args).train(training)
-    model.norm.eval()
+    model.norm.train(learning)
     model.out.train(not training)
     modes = {name: module.training for name, module in model.named_modules()}
     state = {name: value.clone() for name, value in model.state_dict().items()}

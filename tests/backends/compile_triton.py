@@ -28,6 +28,7 @@ TYPES = {
     torch.int64: "*i64",
 }
 OPTIONS = ("num_warps", "num_stages")
+WIDE = re.compile(r"ld\.global\S*\.v[24]\.b32|cp\.async\S* .*, 0x(8|10),")  # 8 or 16 bytes
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -61,6 +62,7 @@ class Compiler:
             "shared": compiled.metadata.shared,
             "registers": use["REG"],
             "stack": use["STACK"],
+            "wide_loads": len(WIDE.findall(compiled.asm["ptx"])),
         }
 
     def source(self, arguments):

@@ -8,6 +8,7 @@ import os
 
 import pytest
 import torch
+from benchmarks.gpu import ieee, tf32
 
 import recdrop
 from recdrop import RecurrentDropout, rng
@@ -44,20 +45,21 @@ PLANS = ("persistent", "in turn", "a launch for each step")
 
 
 @pytest.fixture(autouse=True)
-def _exact_products(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
+def _exact_products():
+    with ieee():
+        yield
 
 
 @pytest.fixture(params=PLANS)
 def plan(request, monkeypatch):
     """All programs at once; three that take all tiles in turn; none that waits."""
     from recdrop.backends.triton import launch
+    from recdrop.backends.triton import plan as rule
 
     if request.param != "persistent":
         count = 3 if request.param == "in turn" else 0
         monkeypatch.setattr(launch, "processors", lambda device: count)
-        monkeypatch.setattr(launch, "_TURNS", 1000)
+        monkeypatch.setattr(rule, "_TURNS", 1000)
 
 
 def on_gpu(call):
@@ -121,11 +123,11 @@ def test_16_bits_are_as_near_as_the_reference_in_16_bits(cell, args, case, dtype
         assert_as_near_as_the_reference(on_gpu, call, dtype)
 
 
-def test_tf32_is_as_near_as_tf32_can_be(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
+def test_tf32_is_as_near_as_tf32_can_be():
     call = make_call(SHAPES["many programs"], "lstm", ALL_SITES)
     truth = Reference.of(call).truth
-    tried = evaluate(on_gpu, call, torch.float32)
+    with tf32():
+        tried = evaluate(on_gpu, call, torch.float32)
     for name, true in truth.items():
         error = float((tried[name].double() - true).abs().max() / true.abs().max())
         assert error < 2e-2, name  # operands of 10 bits, cut off, through 9 steps
@@ -136,16 +138,31 @@ def test_tf32_is_as_near_as_tf32_can_be(monkeypatch):
 @pytest.mark.parametrize("hidden", [300, 256, 768])
 @pytest.mark.parametrize(("cell", "args"), CELLS)
 @pytest.mark.usefixtures("plan")
-def test_no_race_changes_a_bit(cell, args, hidden, dtype):
+def test_no_race_changes_a_bit(cell, args, hidden, dtype, monkeypatch):
     """64 steps of waiting, 30 times: one value read too early would be another value.
 
-    Memory that is not written yet holds NaN here (conftest.py), not the last repetition's values.
+    Memory that is not written yet holds NaN here (conftest.py), not the last repetition's values;
+    half of them run beside another stream that keeps the memory busy. And what would be read too
+    early each time is found where every step is a launch, which waits for nobody.
     """
+    from recdrop.backends.triton import launch
+
     call = make_call(Case(64, 48, 16, hidden), cell, of_cell(cell, ALL_SITES[1:]), **args)
     first = evaluate(on_gpu, call, dtype)
-    for _ in range(30):
+    busy, much = torch.cuda.Stream(), torch.zeros(2**26, device="cuda")
+    for number in range(30):
+        if number % 2:
+            with torch.cuda.stream(busy):
+                for _ in range(20):
+                    much.add_(1)
         again = evaluate(on_gpu, call, dtype)
         assert all(torch.equal(first[name], again[name]) for name in first)
+    monkeypatch.setattr(launch, "processors", lambda device: 0)
+    alone = evaluate(on_gpu, call, dtype)
+    rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (0.05, 0.05)
+    for name, value in first.items():
+        size = float(alone[name].abs().max())
+        torch.testing.assert_close(value, alone[name], rtol=rtol, atol=atol * size, msg=name)
 
 
 def test_long_sequences_agree_whichever_way_they_run(monkeypatch):
@@ -185,12 +202,39 @@ def test_the_masks_are_those_of_the_cpu():
     torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-5)
 
 
-def test_autocast_gives_the_dtypes_of_torchs_layer():
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_autocast_gives_the_dtypes_of_torchs_layer(kind, packed):
+    """In float16, which torch's cuDNN layers take whatever the lower type is."""
+    site = "hidden" if kind == "RNN" else "update"
+    ours = getattr(recdrop, kind)(
+        24, 70, 2, recurrent_dropout=RecurrentDropout(0.4, site), backend="triton"
+    ).cuda()
+    theirs = getattr(torch.nn, kind)(24, 70, 2, device="cuda")
+    x = inputs()
+    given = torch.nn.utils.rnn.pack_padded_sequence(x, torch.full((12,), 9)) if packed else x
+    dtypes = []
+    with torch.autocast("cuda", dtype=torch.float16):
+        for layer in (ours, theirs):
+            output, state = layer(given)
+            states = state if isinstance(state, tuple) else (state,)
+            output = output.data if packed else output
+            dtypes.append([output.dtype, *(s.dtype for s in states)])
+    assert dtypes[0] == dtypes[1]
+
+
+def test_a_backward_pass_under_autocast_is_the_same():
     layer, x = lstm(), inputs()
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        ours, theirs = layer(x), torch.nn.LSTM(24, 70, 2, device="cuda")(x)
-    assert ours[0].dtype == theirs[0].dtype
-    assert [s.dtype for s in ours[1]] == [s.dtype for s in theirs[1]]
+    grads = []
+    for lower in (False, True):
+        layer.zero_grad()
+        with recdrop.hold_masks(3):
+            loss = layer(x)[0].square().sum()
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=lower):
+            loss.backward()
+        grads.append([p.grad.clone() for p in layer.parameters()])
+    for one, other in zip(*grads, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")

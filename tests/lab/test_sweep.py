@@ -178,7 +178,7 @@ def through_kills(folder, text, times, source):
 
 def killed_at_random(tmp_path, times, seed):
     """Sweeps with so many kills in all: none loses anything."""
-    text = write_text(tmp_path / "text", lines=400)
+    text = write_text(tmp_path / "text", lines=120)
     alone = {}
     for job in sweep_jobs(tmp_path / "alone", text):
         run_cell(job.directory, job.run, text)

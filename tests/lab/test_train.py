@@ -353,16 +353,37 @@ def test_an_input_that_is_not_finite_stops_before_a_step():
     task = TemporalOrderTask(run)
     before = task.net.readout.weight.clone()
     task.net.lstm.register_forward_pre_hook(lambda _, args: (args[0] * math.nan, *args[1:]))
-    with pytest.raises(Diverged, match="the loss is nan at update 1"):
+    told = r"the loss is nan at update 1 \(batch 1 of epoch 1\).* none of the weights: the batch"
+    with pytest.raises(Diverged, match=told):
         train(run, task, journal)
     assert torch.equal(task.net.readout.weight, before)
     assert journal.saved == {}
 
 
-def test_a_gradient_that_is_not_finite_is_named():
+@pytest.mark.parametrize("clip", [1e-3, 0.02, 1e6])
+def test_all_gradients_are_clipped_together(clip):
+    """Such that a step is never longer than rate times norm, and points where it would anyway."""
+    moved = {}
+    for norm in (clip, None):
+        run = tiny_run(optim=Sgd(lr=0.5, clip_norm=norm), model=tiny_model())
+        task = TemporalOrderTask(run)
+        before = torch.cat([p.detach().clone().flatten() for p in task.net.parameters()])
+        asked = iter([True])
+        with pytest.raises(Interrupted):
+            train(run, task, Memory(), stopping=lambda asked=asked: next(asked))
+        after = torch.cat([p.detach().flatten() for p in task.net.parameters()])
+        moved[norm] = (before - after) / 0.5
+    whole = moved[None].norm().item()
+    assert whole > 0.03
+    expected = moved[None] * min(1.0, clip / whole)
+    torch.testing.assert_close(moved[clip], expected, rtol=1e-3, atol=1e-6 * max(1.0, clip))
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_is_named(value):
     run = tiny_run()
     task = TemporalOrderTask(run)
-    task.net.readout.bias.register_hook(lambda grad: grad * math.inf)
+    task.net.readout.bias.register_hook(lambda grad: grad * value)
     before = task.net.readout.weight.clone()
     with pytest.raises(Diverged, match=r"gradient's norm is .*readout\.bias"):
         train(run, task, Memory())

@@ -57,10 +57,10 @@ def own(path, rows=ROWS):
     return path.read_bytes()
 
 
-def read(path, content, only=None):
+def read(path, content):
     path = path / "vectors"
     path.write_bytes(content)
-    return read_vectors(path, only)
+    return read_vectors(path)
 
 
 def refused(pattern, call, *args):
@@ -112,7 +112,6 @@ def test_a_binary_file_is_read_in_blocks(tmp_path, monkeypatch, block):
     monkeypatch.setattr(formats, "_BLOCK", max(block, 40))
     rows = {f"w{i}": np.random.default_rng(i).normal(size=5).tolist() for i in range(100)}
     assert as_rows(read(tmp_path, binary(rows))) == close(rows)
-    assert read(tmp_path, binary(rows), ["w99", "W7"]).words == ("w7", "w99")
 
 
 def test_random_binary_files_are_not_taken_for_text(tmp_path):
@@ -126,8 +125,6 @@ def test_words_with_blanks_in_them(tmp_path):
     rows = {"a": [1.0, 2.0], ". . .": [3.0, 4.0], "at name@domain.com": [5.0, 6.0]}
     assert as_rows(read(tmp_path, text(rows))) == rows
     assert as_rows(read(tmp_path, text(rows, header=True))) == rows
-    assert as_rows(read(tmp_path, text(rows), [". . ."])) == {". . .": [3.0, 4.0]}
-    assert read(tmp_path, text(rows), ["."]).words == ()
 
 
 def test_words_that_are_numbers_or_look_like_blanks(tmp_path):
@@ -142,18 +139,6 @@ def test_numbers_of_every_form(tmp_path):
         pytest.approx([1, -2, 0.5, 1000, 1e-3, 0.1]),
         [0, 0, 3, 4, 5, 0],
     ]
-
-
-def test_only_some_words(tmp_path):
-    for content in (text(), text(header=True), binary(), own(tmp_path / "own")):
-        assert read(tmp_path, content, ["THE", "日", "none"]).words == ("the", "日")
-        assert read(tmp_path, content, ["Cat", "Cat"]).words == ("Cat",)
-        got = read(tmp_path, content, [])
-        assert (got.words, got.values.shape) == ((), (0, 3))
-        assert got.sha256 == hashlib.sha256(content).hexdigest()
-    # Other rows are not looked at, but for their number.
-    assert read(tmp_path, b"a 1 2\nb x\nc 3 4\n", ["c"]).values.tolist() == [[3, 4]]
-    refused("line 1 says 2", read, tmp_path, b"2 2\na 1 2\nb 1 2\nc 3 4\n", ["a"])
 
 
 def test_the_first_of_a_repeated_word_counts(tmp_path):
@@ -517,7 +502,7 @@ def fuzz(tmp_path, seed, files):
         by_rules = number % 2 == 0
         content = fuzzed_text(rng) if by_rules else fuzzed_bytes(rng, rng.choice(seeds))
         try:
-            got = read(tmp_path, content, None if by_rules else rng.choice([None, ["a", "the"]]))
+            got = read(tmp_path, content)
         except BadInput:
             got = None
         if by_rules:
@@ -568,14 +553,13 @@ def test_a_large_file_takes_seconds_and_what_it_returns(tmp_path, kind):
     path = tmp_path / "large"
     path.write_bytes(text(rows, header=False) if kind == "text" else binary(rows))
     del rows
-    for only, most in ((None, 4 * words * width + 2**24), (["w7"], 2**24)):
-        tracemalloc.start()
-        start = time.process_time()
-        try:
-            got = read_vectors(path, only)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert len(got) == (1 if only else words)
-        assert peak < most
-        assert time.process_time() - start < 10
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        got = read_vectors(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(got) == words
+    assert peak < 4 * words * width + 2**24
+    assert time.process_time() - start < 10

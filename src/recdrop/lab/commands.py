@@ -246,7 +246,7 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     """
     from recdrop.lab.progress import predictions
     from recdrop.lab.tasks.language_model import evaluate as measure
-    from recdrop.lab.tasks.language_model import paper_style
+    from recdrop.lab.tasks.language_model import paper_style, paper_windows
     from recdrop.lab.text import read_text
     from recdrop.lab.trained import open_trained, task_of
     from recdrop.lab.vocabulary import UNKNOWN
@@ -277,8 +277,11 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     say(out, f"{told}, of {options.data}")
     if options.paper_style:
         rows = data.batch * (data.window // (data.stride or data.window))
-        score = paper_style(trained.net, tokens, rows, data.window)
-        say(out, f"paper style: {_figure(trained, math.log(score))}")
+        windows = paper_windows(len(tokens), rows, data.window)
+        windows = min(windows, paper_windows(trained.validated_on, rows, data.window) or windows)
+        score = paper_style(trained.net, tokens, rows, data.window, windows)
+        told = f"paper style: {_figure(trained, math.log(score))}, {counted(windows, 'window')}"
+        say(out, f"{told} of {data.window} x {rows}")
     return 0
 
 

@@ -4,7 +4,7 @@ How they are changed, compared and refused: `recdrop.lab.settings`.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,16 @@ class Record(BaseModel):
 # ---------------------------------------------------------------------------------- data and model
 
 
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def _unless(conflicts: list[str], record: RecordT) -> RecordT:
+    """A record whose values go together; else all conflicts at once."""
+    if conflicts:
+        raise ValueError("; ".join(conflicts))
+    return record
+
+
 class TemporalOrderData(Record):
     """Sequences with two marked bits; positions count from 0.
 
@@ -59,16 +69,15 @@ class TemporalOrderData(Record):
     @model_validator(mode="after")
     def _fits(self) -> "TemporalOrderData":
         first = self.low if self.collide else self.low + 1
+        told = []
         if not first <= self.high < self.length:
-            raise ValueError(
+            told.append(
                 f"the second marker needs {first} <= high < length, "
                 f"got high {self.high}, length {self.length}"
             )
         if self.train % self.batch:
-            raise ValueError(
-                f"train must be whole batches of {self.batch} sequences, got {self.train}"
-            )
-        return self
+            told.append(f"train must be whole batches of {self.batch} sequences, got {self.train}")
+        return _unless(told, self)
 
 
 class TextData(Record):
@@ -104,11 +113,12 @@ class TextData(Record):
 
     @model_validator(mode="after")
     def _fits(self) -> "TextData":
+        told = []
         if self.stride is not None and self.window % self.stride:
-            raise ValueError(f"stride must divide window {self.window}, got {self.stride}")
+            told.append(f"stride must divide window {self.window}, got {self.stride}")
         if not self.unknown and (self.vocabulary is not None or self.min_count > 1):
-            raise ValueError("a cut vocabulary (vocabulary, min_count) needs unknown = true")
-        return self
+            told.append("a cut vocabulary (vocabulary, min_count) needs unknown = true")
+        return _unless(told, self)
 
 
 class _WordsData(Record):
@@ -155,12 +165,12 @@ class TaggedData(_WordsData):
 
     @model_validator(mode="after")
     def _fits(self) -> "TaggedData":
-        starts = [stage.after for stage in self.chunks]
+        starts, told = [stage.after for stage in self.chunks], []
         if starts[:1] != [0] or starts != sorted(set(starts)):
-            raise ValueError(f"chunks: after must start at 0 and rise, got {starts}")
+            told.append(f"chunks: after must start at 0 and rise, got {starts}")
         if self.column == 0:
-            raise ValueError("column counts from 1, or back from -1, got 0")
-        return self
+            told.append("column counts from 1, or back from -1, got 0")
+        return _unless(told, self)
 
 
 class LabelledData(_WordsData):
@@ -217,13 +227,15 @@ class _Recurrent(Record):
 
     @model_validator(mode="after")
     def _distinct_sites(self) -> "_Recurrent":
-        sites = [drop.site for drop in self.recurrent_dropout]
+        sites, told = [drop.site for drop in self.recurrent_dropout], []
         if len(set(sites)) < len(sites):
-            raise ValueError(f"recurrent_dropout takes each site once, got {sites}")
-        for drop in self.recurrent_dropout:
-            if not drop.tied and drop.site != "hidden":
-                raise ValueError(f"tied = false goes with site hidden, got site {drop.site}")
-        return self
+            told.append(f"recurrent_dropout takes each site once, got {sites}")
+        told += [
+            f"tied = false goes with site hidden, got site {drop.site}"
+            for drop in self.recurrent_dropout
+            if not drop.tied and drop.site != "hidden"
+        ]
+        return _unless(told, self)
 
 
 class TemporalOrderModel(_Recurrent):
@@ -252,7 +264,8 @@ class _Layers(_Recurrent):
         layers: Layers on each other.
         init_range: Everything, biases included, starts uniform in ±this.
         dropout_in: Forward dropout of the embedding's output, inverted, fresh at every step.
-        dropout_out: The same of the layers' output.
+        dropout_between: The same of each layer's output but the last one's.
+        dropout_out: The same of the last layer's output.
         recurrent_dropout: Inside the recurrence.
     """
 
@@ -263,13 +276,17 @@ class _Layers(_Recurrent):
     layers: Annotated[int, Field(ge=1, le=100)] = 1
     init_range: Positive
     dropout_in: Rate = 0.0
+    dropout_between: Rate = 0.0
     dropout_out: Rate = 0.0
 
     @model_validator(mode="after")
-    def _sites_of_the_cell(self) -> "_Layers":
+    def _goes_together(self) -> "_Layers":
+        told = []
         if self.cell == "rnn" and any(drop.site != "hidden" for drop in self.recurrent_dropout):
-            raise ValueError("a plain RNN has the site hidden only")
-        return self
+            told.append("a plain RNN has the site hidden only")
+        if self.layers == 1 and self.dropout_between:
+            told.append(f"dropout_between = {self.dropout_between:g} needs layers = 2 or more")
+        return _unless(told, self)
 
 
 class LanguageModel(_Layers):

@@ -9,7 +9,7 @@ import recdrop
 
 
 def environment() -> dict[str, str | int]:
-    """Versions, threads, processor and the date in UTC, ready for JSON."""
+    """Versions, threads, processors and the date in UTC, ready for JSON; ``gpu`` may be empty."""
     import torch  # here, for files are read without it
 
     return {
@@ -18,6 +18,7 @@ def environment() -> dict[str, str | int]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
+        "gpu": ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "date": now(),

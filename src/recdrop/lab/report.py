@@ -19,6 +19,7 @@ from recdrop.lab.wording import (
     Line,
     blocks,
     claims,
+    claims_not_run,
     console_table,
     environments,
     failures,
@@ -100,6 +101,7 @@ class Contents(NamedTuple):
     Attributes:
         summary: How many runs, and their time.
         sections: The paper's tables.
+        claims: Those about its other tables, by title.
         others: Other runs.
         failures: What has no result or could not be read.
         environments: What it ran on.
@@ -107,6 +109,7 @@ class Contents(NamedTuple):
 
     summary: str
     sections: list[Section]
+    claims: dict[str, list[Judged]]
     others: list[Other]
     failures: list[str]
     environments: list[str]
@@ -178,6 +181,7 @@ def _contents(report: Report) -> Contents:
     return Contents(
         summary=_summary(report.runs),
         sections=[_section(table) for table in report.tables],
+        claims=claims_not_run(report.tables),
         others=[_other(one, number) for number, one in enumerate(report.others, 1)],
         failures=[*failures(report.runs), *report.unread],
         environments=environments(report.runs),
@@ -255,6 +259,10 @@ def markdown(contents: Contents) -> str:
     lines = [_HEADING, "", _plain(contents.summary), ""]
     for section in contents.sections:
         lines += _section_lines(section)
+    if contents.claims:
+        lines += ["## The paper's claims about tables that were not run", ""]
+        for name, judged in contents.claims.items():
+            lines += [f"### {name}", "", *_claim_lines(judged)]
     for other in contents.others:
         lines += [f"## {_plain(other.title)}", "", f"Folder: {_plain(other.place)}", ""]
         lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in other.facts]
@@ -286,23 +294,27 @@ def _section_lines(section: Section) -> list[str]:
     if section.claims:
         lines += ["### The paper's claims", ""]
         lines += [f"**{section.warning}**", ""] if section.warning else []
-        header = ("claim", "judged by", "on the paper's numbers", "on ours")
-        rows = [
-            (
-                one.claim.text,
-                one.claim.reading,
-                f"**{holds(one.printed)}**: {one.printed.told}",
-                f"**{holds(one.measured)}**: {one.measured.told}",
-            )
-            for one in section.claims
-        ]
-        lines += _grid(header, rows, numbers=False)
+        lines += _claim_lines(section.claims)
     for picture in section.pictures:
         lines += _image(picture)
     names, rows = section.others
     if names:
         lines += ["### Further scores", "", *_grid(("cell", *names), rows)]
     return lines
+
+
+def _claim_lines(judged: Iterable[Judged]) -> list[str]:
+    header = ("claim", "judged by", "on the paper's numbers", "on ours")
+    rows = [
+        (
+            one.claim.text,
+            one.claim.reading,
+            f"**{holds(one.printed)}**: {one.printed.told}",
+            f"**{holds(one.measured)}**: {one.measured.told}",
+        )
+        for one in judged
+    ]
+    return _grid(header, rows, numbers=False)
 
 
 def _table_lines(section: Section) -> list[str]:

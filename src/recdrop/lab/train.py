@@ -15,6 +15,7 @@ from recdrop.lab.records import Outcome, Progress, Row, Split, Stop
 from recdrop.lab.tasks.task import Abandoned, Measured, Stopping, Task, never, stream
 from recdrop.lab.world import World
 
+_NO_WEIGHT = "none of the weights: the batch, or what the net makes of it"
 _ADVICE = "A smaller optim.lr or optim.clip_norm may help"
 
 
@@ -221,7 +222,8 @@ class _Trainer:
         part = self.task.part(step)
         nats, count, right = self.world.sum([part.nats.item(), part.predictions, part.right])
         if not math.isfinite(nats):
-            raise self._diverged(f"the loss is {nats}", _culprit(self.named.items()))
+            culprit = _culprit(self.task.net.state_dict().items())
+            raise self._diverged(f"the loss is {nats}", culprit or _NO_WEIGHT)
         part.objective.backward()
         self.world.average_gradients(self.parameters)
         grads = {name: p.grad for name, p in self.named.items() if p.grad is not None}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recdrop.lab.checkpoint import Checkpoint, Checkpoints
 from recdrop.lab.config import LanguageModelRun, NerRun, Run, SentimentRun
+from recdrop.lab.console import counted, note
 from recdrop.lab.errors import BadInput
 from recdrop.lab.runs import read_run, read_text
 from recdrop.lab.storage import storage
@@ -32,12 +33,14 @@ class Trained(NamedTuple):
         net: The net that the run keeps: of its best look so far, or its last; in evaluation mode.
         vocabulary: Of its symbols.
         update: Updates that the net has seen.
+        validated_on: Symbols of the validation text.
     """
 
     run: LanguageModelRun
     net: LanguageModelNet
     vocabulary: Vocabulary
     update: int
+    validated_on: int
 
 
 class TrainedTagger(NamedTuple):
@@ -79,9 +82,14 @@ def open_trained(directory: Path) -> Trained:
         StorageFailed: The system refused to read.
     """
     run, kept = _opened(directory, LanguageModelRun, "a language model")
-    vocabulary = _vocabulary(directory, _sources(directory))
-    net = LanguageModelNet(len(vocabulary), run.model)
-    return Trained(run, _filled(net, kept, directory), vocabulary, kept.progress.update)
+    sources = _sources(directory)
+    vocabulary = _vocabulary(directory, sources)
+    try:
+        validated_on = int(sources["valid"]["tokens"])
+    except (KeyError, TypeError, ValueError):
+        raise BadInput(f"{directory / 'data.json'}: no size of the validation text") from None
+    net = _filled(LanguageModelNet(len(vocabulary), run.model), kept, directory)
+    return Trained(run, net, vocabulary, kept.progress.update, validated_on)
 
 
 def open_tagger(directory: Path) -> TrainedTagger:
@@ -123,6 +131,8 @@ def _opened(directory: Path, kind: type[RunT], what: str) -> tuple[RunT, Checkpo
         why = "; ".join(told) or "training has not come that far yet"
         raise BadInput(f"{directory} has no checkpoint that can be used: {why}")
     update = checkpoint.progress.best_update or checkpoint.progress.update
+    for damage in told:
+        note(f"recdrop: {damage}; the one after {counted(update, 'update')} is taken")
     if update != checkpoint.progress.update:
         checkpoint = Checkpoints(directory).load(update)
     return run, checkpoint

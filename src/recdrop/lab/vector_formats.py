@@ -18,8 +18,6 @@ What a file must be:
 * The number of words that a first line tells is exact.
 * Of a word that is there twice the first row counts, and it is told.
 * Numbers that are not finite in float32 are refused.
-
-Where only some words are wanted, of the other rows nothing but the start is looked at.
 """
 
 import codecs
@@ -60,7 +58,7 @@ class Rows(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_rows(path: Path, file: BinaryIO, wanted: set[str] | None) -> Rows:
+def read_rows(path: Path, file: BinaryIO) -> Rows:
     """Read a file of the formats above from its start.
 
     Memory stays at what is returned and some MB, whatever the file's size.
@@ -68,7 +66,6 @@ def read_rows(path: Path, file: BinaryIO, wanted: set[str] | None) -> Rows:
     Args:
         path: Its name, for messages.
         file: It.
-        wanted: The words to keep; None: all.
 
     Raises:
         BadInput: It is refused by the rules above.
@@ -82,7 +79,7 @@ def read_rows(path: Path, file: BinaryIO, wanted: set[str] | None) -> Rows:
     first, _, rest = head[start:].partition(b"\n")
     header = _HEADER.fullmatch(first)
     if header is None:
-        kept = _Kept(_most(path, file, first, size), _width(first), wanted)
+        kept = _Kept(_most(path, file, first, size), _width(first))
         file.seek(start)
         _read_text(path, file, kept, None)
         return kept.rows()
@@ -99,7 +96,7 @@ def read_rows(path: Path, file: BinaryIO, wanted: set[str] | None) -> Rows:
             f"{path}:1: {count:,} words of width {width:,} take at least {least:,} bytes, "
             f"the file has {size:,}; is it whole?"
         )
-    kept = _Kept(count, width, wanted)
+    kept = _Kept(count, width)
     file.seek(start + len(first) + 1)
     (_read_binary if binary else _read_text)(path, file, kept, count)
     return kept.rows()
@@ -147,21 +144,13 @@ class _Kept:
     Args:
         most: So many rows at most.
         width: Numbers of each.
-        wanted: Words to keep; None: all.
     """
 
-    def __init__(self, most: int, width: int, wanted: set[str] | None) -> None:
+    def __init__(self, most: int, width: int) -> None:
         self.width = width
-        self._wanted = wanted
-        self._starts = None if wanted is None else {w.partition(" ")[0].encode() for w in wanted}
-        most = most if wanted is None else min(most, len(wanted))
         self._values = np.empty((most, width), np.float32)
         self._row_of: dict[str, int] = {}
         self._repeated: dict[str, None] = {}
-
-    def skips(self, start: bytes) -> bool:
-        """Whether no wanted word is this up to its first blank."""
-        return self._starts is not None and start not in self._starts
 
     def take(self, word: bytes, numbers: NDArray[np.float32]) -> None:
         """Take a row.
@@ -182,8 +171,6 @@ class _Kept:
             raise _Fault(
                 f"number {at + 1} of {shown(told)} is {numbers[at]}; expected finite float32"
             )
-        if self._wanted is not None and told not in self._wanted:
-            return
         row = len(self._row_of)
         if self._row_of.setdefault(told, row) == row:
             self._values[row] = numbers
@@ -231,8 +218,6 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _take_row(row: bytes, kept: _Kept) -> None:
     start, _, rest = row.partition(b" ")
-    if kept.skips(start):
-        return
     try:
         numbers = np.fromstring(rest, np.float32, sep=" ")
     except ValueError:
@@ -273,9 +258,7 @@ def _read_binary(path: Path, file: BinaryIO, kept: _Kept, count: int) -> None:
                 raise _Fault("no blank behind a word; is the width in line 1 right?")
             if blank < 0 or len(buffer) < at:
                 raise _Fault("the file ends here; is it whole?")
-            word = begun.removeprefix(b"\n")
-            if not kept.skips(word):
-                kept.take(word, np.frombuffer(buffer, "<f4", kept.width, start))
+            kept.take(begun.removeprefix(b"\n"), np.frombuffer(buffer, "<f4", kept.width, start))
         except _Fault as fault:
             raise BadInput(f"{path}: word {number:,} of {count:,}: {fault}") from None
     if (buffer[at:] + file.read(2)).strip(b"\r\n"):

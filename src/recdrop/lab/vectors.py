@@ -10,7 +10,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,28 +157,26 @@ def nearest(word: str, vectors: Vectors, count: int = 10) -> list[tuple[str, flo
 # --------------------------------------------------------------------------------- reading a file
 
 
-def read_vectors(path: Path, only: Collection[str] | None = None) -> Vectors:
+def read_vectors(path: Path) -> Vectors:
     """Read word vectors of any of the formats above.
 
     Memory stays at what is returned and some MB, whatever the file's size.
 
     Args:
         path: The file.
-        only: Words that are wanted, each as it is and in lower case; None: all.
 
     Returns:
-        Rows in the file's order; with ``only`` there may be none.
+        Rows in the file's order.
 
     Raises:
         BadInput: The file is missing, or refused by the rules above.
         StorageFailed: The system refused to read.
     """
-    wanted = None if only is None else {*only, *(word.lower() for word in only)}
     with storage(path), _opened(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if _is_own(file):
-            return _some(_read_own(path, sha256), wanted)
-        words, values, notes = read_rows(path, file, wanted)
+            return _read_own(path, sha256)
+        words, values, notes = read_rows(path, file)
     return Vectors(words, values, sha256, notes)
 
 
@@ -187,14 +185,6 @@ def _opened(path: Path) -> BufferedReader:
         what = "is a folder" if path.is_dir() else "no such file"
         raise BadInput(f"{path}: {what}; expected word vectors")
     return path.open("rb")
-
-
-def _some(vectors: Vectors, wanted: set[str] | None) -> Vectors:
-    if wanted is None:
-        return vectors
-    kept = [i for i, word in enumerate(vectors.words) if word in wanted]
-    words = tuple(vectors.words[i] for i in kept)
-    return Vectors(words, vectors.values[kept], vectors.sha256, vectors.notes)
 
 
 # ---------------------------------------------------------------------------------- our own files

@@ -8,7 +8,15 @@ from recdrop.lab.console import counted
 from recdrop.lab.paper.claims import CLAIMS
 from recdrop.lab.paper.grid import number
 from recdrop.lab.paper.judging import Claim, Verdict, judge, printed_scores
-from recdrop.lab.results import CellReport, Difference, RunReport, TableReport, deviations, stopped
+from recdrop.lab.results import (
+    TABLES,
+    CellReport,
+    Difference,
+    RunReport,
+    TableReport,
+    deviations,
+    stopped,
+)
 
 NOT_IN_THE_PAPER = "-"
 
@@ -289,6 +297,20 @@ def claims(table: TableReport) -> list[Judged]:
     ]
 
 
+def claims_not_run(tables: Sequence[TableReport]) -> dict[str, list[Judged]]:
+    """The paper's claims about the other tables, by title, where there is any table at all."""
+    there = {told.table.key for told in tables}
+    return {
+        table.title: [
+            Judged(claim, judge(claim, table, printed_scores(table)), Verdict(None, "no runs"))
+            for claim in CLAIMS
+            if claim.table == table.key
+        ]
+        for table in TABLES
+        if there and table.key not in there and any(claim.table == table.key for claim in CLAIMS)
+    }
+
+
 def other_scores(table: TableReport) -> tuple[list[str], list[tuple[str, ...]]]:
     """Scores that the table has no column for: their names, and a row for each cell with any."""
     names = sorted(
@@ -308,7 +330,7 @@ def environments(runs: Iterable[RunReport]) -> list[str]:
     found: dict[str, list[str]] = {}
     for one in runs:
         if one.environment:
-            place = ", ".join(f"{k} {v}" for k, v in one.environment.items() if k != "date")
+            place = ", ".join(f"{k} {v}" for k, v in one.environment.items() if v and k != "date")
             found.setdefault(place, []).append(str(one.environment.get("date", "")))
     return [f"{counted(len(dates), 'run')}{_between(dates)}: {p}" for p, dates in found.items()]
 

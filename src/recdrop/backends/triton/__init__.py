@@ -63,7 +63,8 @@ def run(call: Recurrence) -> tuple[Tensor, tuple[Tensor, ...]]:
         weights=tuple(w.to(lower) for w in call.weights),
     )
     output, state = run_stack(narrow, _run_scan)
-    if call.cell == "lstm" and call.batch_sizes is None:  # as torch: see stack.py
+    # As torch: its cuDNN layers are all lower; on a CPU see stack.py.
+    if call.x.is_cuda or (call.cell == "lstm" and call.batch_sizes is None):
         return output, state
     return output.to(call.state[0].dtype), tuple(s.to(call.state[0].dtype) for s in state)
 
@@ -74,20 +75,25 @@ _run_scan = partial(ops.scan, name="triton_scan")
 def _scan(*args: Any) -> tuple[Tensor, ...]:
     from recdrop.backends.triton import launch
 
-    with _device_of(args[0]):
+    with _device_of(args[0]), _as_given(args[0]):
         return tuple(launch.scan(*args))
 
 
 def _scan_backward(*args: Any) -> tuple[Tensor, ...]:
     from recdrop.backends.triton import launch
 
-    with _device_of(args[3]):
+    with _device_of(args[3]), _as_given(args[3]):
         return tuple(launch.scan_backward(*args))
 
 
 def _device_of(x: Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device, whatever the tensors' own."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _as_given(x: Tensor) -> AbstractContextManager[Any]:
+    """Products in the tensors' type, whatever autocast says when a backward pass is asked for."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 ops.define("triton_scan")

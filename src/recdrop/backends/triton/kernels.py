@@ -93,7 +93,8 @@ def _products(
         w_at = w[None, :] + k[:, None] * w_k
         a_live = live_b[:, None] & (k < k_total)[None, :]
         w_live = live_u[None, :] & (k < k_total)[:, None]
-        # .cg: other programs have written it; what orders the two is `_wait_for_all`.
+        # Other programs have written it: .cg asks for the second cache (Triton drops it of some
+        # asynchronous copies); what orders the two is `_wait_for_all` alone.
         seen = tl.load(a_at, mask=a_live, other=0.0, cache_modifier=".cg")
         s0 = tl.dot(seen, tl.load(w_at, mask=w_live, other=0.0), s0, input_precision=PRECISION)
         if G > 1:
@@ -264,9 +265,12 @@ def _show(
 
 
 # ----------------------------------------------------------------------------------------- kernels
+#
+# H is not specialised: of an H of 1 Triton would make a constant, and of a product over one unit in
+# float32 without tensor cores a block of code at which its LLVM gives up, and the process with it.
 
 
-@triton.jit(do_not_specialize=["first", "count", "t_up", "t_hidden", "t_state", "layer_code"])
+@triton.jit(do_not_specialize=["H", "first", "count", "t_up", "t_hidden", "t_state", "layer_code"])
 def forward(
     pre_x,  # [N, GH] W_ih x plus the biases outside the recurrent product
     w_hh,  # [GH, H]
@@ -293,12 +297,15 @@ def forward(
     TURNS: tl.constexpr,  # tiles of a program
     PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
     KEEP: tl.constexpr,  # a program has one tile, whose weights stay on the chip: BK holds all of H
+    SIXTEENS: tl.constexpr,  # H is a multiple of 16
     PRECISION: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Steps ``first`` to ``first + count`` of one layer and direction, Eqs. 1-13."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
     FIRST: tl.constexpr = 2 if CELL == GRU_PAPER else G  # gates of the first product
     UNTIED: tl.constexpr = V > 1
+    if SIXTEENS:
+        H = H // 16 * 16  # so the compiler knows it
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     across = tl.cdiv(H, BU)
@@ -400,7 +407,7 @@ def forward(
                 _wait_for_all(barrier, arrivals)
 
 
-@triton.jit(do_not_specialize=["t_up", "t_hidden", "t_state", "layer_code", "first", "count"])
+@triton.jit(do_not_specialize=["H", "first", "count", "t_up", "t_hidden", "t_state", "layer_code"])
 def backward(
     w_hh,  # [GH, H]
     offsets,  # int32 [T + 1]
@@ -429,12 +436,15 @@ def backward(
     TURNS: tl.constexpr,  # tiles of a program
     PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
     KEEP: tl.constexpr,  # a program has one tile, whose weights stay on the chip: BK holds all of H
+    SIXTEENS: tl.constexpr,  # H is a multiple of 16
     PRECISION: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the steps that `forward` ran, from the last one on."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
     P: tl.constexpr = 2 if CELL == GRU_PAPER else G  # gates that see h itself
     PAPER: tl.constexpr = CELL == GRU_PAPER
+    if SIXTEENS:
+        H = H // 16 * 16  # so the compiler knows it
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     across = tl.cdiv(H, BU)

@@ -47,7 +47,8 @@ class _Layer:
             self.gates,
             at.x.element_size(),
             processors(at.x.device),
-            self.untied,
+            untied=self.untied,
+            ieee=at.x.dtype == torch.float32 and product_precision() == "ieee",
         )
         self.code = 4 * how.reverse + 8 * how.layer
         self.hidden_acts = self._acts(1)
@@ -94,6 +95,7 @@ class _Layer:
                 "TURNS": self.plan.turns,
                 "PERSISTENT": self.plan.persistent,
                 "KEEP": self.plan.keep,
+                "SIXTEENS": self.hidden % 16 == 0,
                 "PRECISION": product_precision(),
                 "BK": self.plan.depth,
                 "num_warps": self.plan.warps,
@@ -214,8 +216,8 @@ def processors(device: torch.device) -> int:
 
 def product_precision() -> str:
     """How float32 is multiplied: as torch's switch for its own recurrent layers says."""
-    rnn: Any = torch.backends.cudnn.rnn
-    return "tf32" if rnn.fp32_precision == "tf32" else "ieee"
+    # Not torch.backends.cudnn.rnn.fp32_precision, which some versions lose by an import.
+    return "tf32" if torch._C._get_fp32_precision_getter("cuda", "rnn") == "tf32" else "ieee"
 
 
 def scan(*args: Any) -> Outputs:
@@ -231,7 +233,7 @@ def scan(*args: Any) -> Outputs:
     seen[:] = layer.see(at.h0, None)
     state = (at.h0 if at.c0 is None else at.c0).to(torch.float32, copy=True)
     gates = none if how.cell == "rnn" else at.x.new_empty(layer.total, at.w_hh.shape[0])
-    inner = none.float()
+    inner = at.x.new_empty(0, dtype=torch.float32)
     if how.cell in ("lstm", "gru"):
         inner = at.x.new_empty(layer.total, layer.hidden, dtype=torch.float32)
     layer.run(

@@ -37,7 +37,15 @@ class Plan:
 
     @classmethod
     def of(
-        cls, batch: int, hidden: int, gates: int, item: int, processors: int, untied: bool = False
+        cls,
+        batch: int,
+        hidden: int,
+        gates: int,
+        item: int,
+        processors: int,
+        *,
+        untied: bool = False,
+        ieee: bool = False,
     ) -> "Plan":
         """The plan for a shape.
 
@@ -52,6 +60,8 @@ class Plan:
             item: Bytes of a weight.
             processors: Of the card.
             untied: Whether each gate multiplies a view of its own, which takes registers.
+            ieee: Whether products are float32's without tensor cores. Then no weights are kept: a
+                product that is no loop becomes a block of code at which Triton's LLVM gives up.
         """
         rows = 16 if batch <= 16 else 32
         units = 16
@@ -63,7 +73,7 @@ class Plan:
         programs = min(total, processors) if persistent else total
         turns = tiles(total, programs)
         whole = _power_of_two(hidden)
-        keep = persistent and turns == 1 and gates * whole * units * item <= _KEPT
+        keep = persistent and turns == 1 and not ieee and gates * whole * units * item <= _KEPT
         # Triton knows of a row's start that it is a multiple of 16 values, or nothing: then each
         # value is loaded by an address of its own.
         aligned = hidden % 16 == 0

@@ -60,21 +60,28 @@ def recurrent_layers(
         bidirectional: Whether there is a layer from each end.
     """
     sizes = (inputs, model.hidden, model.layers)
+    between = model.dropout_between
     specs = tuple(map(recurrent_dropout, model.recurrent_dropout))
     if model.cell == "rnn":
         return recdrop.RNN(
             *sizes,
             nonlinearity=activation,
+            dropout=between,
             bidirectional=bidirectional,
             recurrent_dropout=specs,
         )
     if model.cell == "lstm":
         return recdrop.LSTM(
-            *sizes, activation=activation, bidirectional=bidirectional, recurrent_dropout=specs
+            *sizes,
+            activation=activation,
+            dropout=between,
+            bidirectional=bidirectional,
+            recurrent_dropout=specs,
         )
     return recdrop.GRU(
         *sizes,
         activation=activation,
+        dropout=between,
         bidirectional=bidirectional,
         reset_after=model.reset_after,
         recurrent_dropout=specs,
