@@ -1,4 +1,4 @@
-"""Shapes of the equations are checked where jaxtyping and beartype are installed, uninitialised memory is poisoned, threads are few.
+"""Shapes of the equations are checked, uninitialised memory is poisoned, threads are few.
 
 Triton's kernels run in its interpreter, where no GPU is needed: it reads its switch when it is
 imported, which torch may do at any time.

@@ -16,18 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from recdrop.lab import progress, session
 from recdrop.lab.cli import _parse, main
 from recdrop.lab.commands import TrainOptions, configured
 from recdrop.lab.config import Adam, LanguageModelRun
+from recdrop.lab.environment import environment
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.records import Row
 from recdrop.lab.runs import read_rows
 from recdrop.lab.settings import changed
 from recdrop.lab.tasks import language_model
+from recdrop.lab.tasks.net import recurrent_layers
 from tests.lab import test_ner as ner
 from tests.lab import test_sentiment as sentiment
 from tests.lab.tiny import WORDS, write_text
@@ -572,6 +575,43 @@ def test_evaluate_measures_what_training_told(text, characters, words, capsys):
     assert f"paper style: perplexity {scores(words)['test_paper_style']:.4g}\n" in said
 
 
+def test_the_papers_style_cuts_a_text_as_training_does(tmp_path, capsys):
+    """The test text to as many windows as validation has."""
+    text = write_text(tmp_path / "text")
+    (text / "test.txt").write_text((text / "train.txt").read_text())
+    assert train("word-lm", text, tmp_path / "run") == 0
+    capsys.readouterr()
+    test = str(text / "test.txt")
+    said = told_by_evaluate(capsys, str(tmp_path / "run"), "--data", test, "--paper-style")
+    wanted = scores(tmp_path / "run")["test_paper_style"]
+    assert f"paper style: perplexity {wanted:.4g}, 4 windows of 6 x 4\n" in said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_a_damaged_checkpoint_is_told_whoever_asks(command, text, characters, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(characters, run)
+    newest = max((run / "checkpoints").glob("step-*")) / "weights.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(bytes(content))
+    tokens = {"evaluate": ["--data", str(text / "test.txt")], "generate": ["--prompt", "a"]}
+    assert main([command, str(run), *tokens[command]]) == 0
+    said = capsys.readouterr().err
+    assert str(newest) in said
+    assert re.search(r"; the one after \d+ updates is taken\n$", said)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_a_swapped_vocabulary_is_refused(command, text, characters, words, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(characters, run)
+    shutil.copy(words / "vocabulary.json", run / "vocabulary.json")
+    tokens = {"evaluate": ["--data", str(text / "test.txt")], "generate": ["--prompt", "a"]}
+    assert main([command, str(run), *tokens[command]]) == 2
+    assert "it is not the vocabulary that the run was trained with" in capsys.readouterr().err
+
+
 def test_evaluate_in_one_stream_is_another_number_and_says_which_net(
     text, words, capsys, monkeypatch
 ):
@@ -638,6 +678,28 @@ def test_a_run_of_another_task_neither_evaluates_nor_writes(text, tmp_path, caps
     for tokens in (["evaluate", run, "--data", str(text / "test.txt")], ["generate", run]):
         assert main(tokens) == 2
         assert "a run of temporal-order, not a language model" in capsys.readouterr().err
+
+
+def test_the_environment_names_the_cards(monkeypatch):
+    assert environment()["gpu"] == ""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: f"card {number}")
+    assert environment()["gpu"] == "card 0, card 1"
+
+
+def test_dropout_between_layers_is_that_of_the_layers():
+    """Of every net: in training it makes a difference, in evaluation none."""
+    for task in ("word-lm", "ner", "sentiment"):
+        more = {"model": {"layers": 2, "dropout_between": 0.5, "hidden": 4, "embedding": 3}}
+        run = changed(PRESETS[task]["small"], more)
+        for cell in ("lstm", "gru", "rnn"):
+            model = run.model.model_copy(update={"cell": cell, "recurrent_dropout": ()})
+            layers = recurrent_layers(model, 3)
+            x = torch.randn(5, 2, 3)
+            assert (layers.dropout, layers.num_layers) == (0.5, 2)
+            assert not torch.equal(layers(x)[0], layers(x)[0])
+            layers.eval()
+            assert torch.equal(layers(x)[0], layers(x)[0])
 
 
 # ---------------------------------------------------------------------------------------- generate

@@ -107,6 +107,29 @@ def test_conflicts_in_a_text(changes: dict, told: str):
         TextData(**changes)
 
 
+def test_all_conflicts_of_a_table_are_told_at_once():
+    """Of values that are each in range."""
+    with pytest.raises(BadInput) as caught:
+        changed(
+            tiny_words(),
+            {
+                "data": {"window": 35, "stride": 6, "unknown": False, "min_count": 2},
+                "model": {"cell": "rnn", "recurrent_dropout": 0.5, "dropout_between": 0.5},
+                "optim": {"lr": -1},
+            },
+        )
+    told = str(caught.value)
+    for fault in (
+        "data: stride must divide window 35, got 6; a cut vocabulary",
+        "model: dropout_between = 0.5 needs layers = 2 or more",
+        "optim.lr: ",
+    ):
+        assert fault in told
+    both = [{"rate": 0.1}, {"rate": 0.1, "sampling": "sequence", "tied": False}]
+    with pytest.raises(BadInput, match="each site once.*; tied = false goes with site hidden"):
+        changed(tiny_words(), {"model": {"recurrent_dropout": both}})
+
+
 def test_a_number_is_the_papers_scheme_per_step():
     short = changed(tiny_words(), {"model": {"recurrent_dropout": 0.25}})
     assert short.model.recurrent_dropout == (Dropout(rate=0.25),)

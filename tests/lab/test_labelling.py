@@ -16,9 +16,12 @@ from typing import IO
 
 import pytest
 
+import recdrop
 from recdrop.lab.cli import main
 from recdrop.lab.predict import classify, tag
 from recdrop.lab.runs import run_cell
+from recdrop.lab.tasks.ner import Sentences
+from recdrop.lab.tasks.sentiment import Texts
 from recdrop.lab.trained import open_classifier, open_tagger
 from tests.lab import test_ner as ner
 from tests.lab import test_sentiment as sentiment
@@ -106,6 +109,35 @@ def test_json_tells_everything(classifier, tmp_path, capsys):
         assert 0 <= one["information"] <= one["entropy"] <= math.log(3)
 
 
+def test_a_classifiers_doubt_is_mc_dropouts(classifier):
+    trained, text = open_classifier(classifier), "good day it is"
+    (told,) = classify(trained, [text], 9, 3)
+    rows = Texts.of([text.split()], trained.words)
+    ((_, asked),) = rows.batches(10)
+    net = trained.net
+    expected = recdrop.mc_dropout(net, asked, 9, seed=3)
+    assert list(told.probabilities.values()) == pytest.approx(expected.mean[0].tolist())
+    assert list(told.spread.values()) == pytest.approx(expected.spread[0].tolist())
+    doubt = [float(part[0]) for part in (expected.entropy, expected.information)]
+    assert [told.entropy, told.information] == pytest.approx(doubt, abs=1e-6)
+    assert min(doubt) > 0
+
+
+def test_a_taggers_doubt_is_mc_dropouts(tagger):
+    trained, words = open_tagger(tagger), ("Smith", "went", "to", "nowhere")
+    (told,) = tag(trained, [words], 9, 3)
+    rows = Sentences.of([words], trained.words, trained.run.model.window)
+    ((_, asked),) = rows.batches(trained.run.model.window, 10)
+    expected = recdrop.mc_dropout(trained.net, asked, 9, seed=3)
+    assert told.sure == pytest.approx(expected.mean.max(-1).values.tolist())
+    assert told.entropy == pytest.approx(expected.entropy.tolist(), abs=1e-6)
+    assert told.information == pytest.approx(expected.information.tolist(), abs=1e-6)
+    assert min(told.entropy) > 0
+    assert max(told.information) > 0
+    (other,) = tag(trained, [words], 9, 4)
+    assert other.entropy != told.entropy
+
+
 def test_the_text_tells_the_doubt(classifier, tmp_path, capsys):
     (tmp_path / "in.txt").write_text("good day\n")
     tokens = ["classify", str(classifier), str(tmp_path / "in.txt"), "--uncertainty", "2"]
@@ -189,6 +221,26 @@ def test_a_net_that_drops_nothing_cannot_be_sampled(tmp_path, capsys):
     assert main(tokens) == 0
     assert main([*tokens, "--uncertainty", "4"]) == 2
     assert "nothing in the model drops anything" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["jsonl", "csv"])
+def test_any_labels_will_do(layout, tmp_path, capsys):
+    """From training to answers; the score is the mean F1 of all, where none is named so."""
+    rows = [(str(i % 5), f"word{i % 5} it is {i}") for i in range(100)]
+    path = tmp_path / f"stars.{layout}"
+    if layout == "jsonl":
+        lines = [json.dumps({"text": text, "label": label}) for label, text in rows]
+    else:
+        lines = ["label,text", *(f'{label},"{text}"' for label, text in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    out, values = tmp_path / "run", ["model.hidden=8", "model.embedding=6", "schedule.epochs=2"]
+    tokens = ["train", "sentiment", "--data", str(path), "--out", str(out)]
+    assert main([*tokens, *(t for value in values for t in ("--set", value))]) == 0
+    assert main(["evaluate", str(out), "--data", str(path)]) == 0
+    assert "mean F1 of 0 and 1 and 2 and 3 and 4 " in capsys.readouterr().out
+    (tmp_path / "in.txt").write_text("word3 it is\n")
+    assert main(["classify", str(out), str(tmp_path / "in.txt"), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["probabilities"]) == set("01234")
 
 
 # --------------------------------------------------------------------------------------- evaluate
@@ -393,6 +445,16 @@ def test_on_a_terminal_it_says_what_it_waits_for(
     said = capsys.readouterr()
     assert said.err == f"Type {awaited}; Ctrl-D at the start of a line ends.\n"
     assert said.out
+
+
+@pytest.mark.parametrize("command", ["classify", "tag"])
+def test_a_swapped_vocabulary_is_refused(command, classifier, tagger, tmp_path, capsys):
+    run, other = (classifier, tagger) if command == "classify" else (tagger, classifier)
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copy(other / "vocabulary.json", tmp_path / "run" / "vocabulary.json")
+    (tmp_path / "in.txt").write_text("good day\n")
+    assert main([command, str(tmp_path / "run"), str(tmp_path / "in.txt")]) == 2
+    assert "it is not the vocabulary that the run was trained with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["classify", "tag"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,7 @@ from recdrop.lab.cli import main
 from recdrop.lab.config import Adam, Chunks, NerRun, Schedule, TaggedData, Tagger
 from recdrop.lab.conll import Sentence, read_columns, score
 from recdrop.lab.errors import BadInput
+from recdrop.lab.predict import tag
 from recdrop.lab.runs import run_cell
 from recdrop.lab.settings import changed
 from recdrop.lab.tasks.ner import NerTask, Sentences, TaggerNet, pieces, shape_of
@@ -23,6 +25,7 @@ from recdrop.lab.trained import open_tagger
 from recdrop.lab.vectors import save_vectors, sealed
 from recdrop.lab.words import Words, read_words
 from tests.lab.tiny import OURS
+from tests.oracles.conlleval import conlleval
 
 PLACES = {"Rome": "LOC", "Paris": "LOC", "Smith": "PER", "Jones": "PER"}
 OTHERS = ["went", "to", "saw", "the", "and", "in"]
@@ -198,7 +201,40 @@ def test_it_learns_stage_by_stage_and_is_evaluated_the_same(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(data / "test.txt")]) == 0
     said = capsys.readouterr().out
     assert f"F1 {100 * scores['test']:6.2f}" in said
-    assert "LOC" in said
+    gold = read_columns(data / "test.txt")
+    trained = open_tagger(tmp_path / "run")
+    found = [one.tags for one in tag(trained, [one.words for one in gold])]
+    wanted, _ = conlleval([one.tags for one in gold], found)
+    for name, line in zip(("overall", "LOC", "PER"), said.splitlines()[2:], strict=True):
+        told = re.fullmatch(rf"{name} +precision +(\S+)  recall +(\S+)  F1 +(\S+)  (\d+)", line)
+        assert told, line
+        assert told.groups()[:3] == wanted[name.replace("overall", "")]
+
+
+def test_the_column_of_the_tags_and_their_scheme_are_found(tmp_path, capsys):
+    """Two columns of tags, IOBES in the one that is asked for."""
+    data = write(tmp_path / "data")
+    for path in data.iterdir():
+        lines = [
+            line and f"{line.split()[0]} {line.split()[2].replace('B-', 'S-')} B-X"
+            for line in path.read_text().split("\n")
+        ]
+        path.write_text("\n".join(lines))
+    tokens = ["train", "ner", "--data", str(data), "--out", str(tmp_path / "run")]
+    tokens += ["--column", "2", "--set", "model.hidden=4", "--set", "schedule.epochs=1"]
+    assert main(tokens) == 0
+    assert "train: train.txt, 60 sentences, tags in iobes\n" in capsys.readouterr().out
+    trained = open_tagger(tmp_path / "run")
+    assert trained.tags == ("B-LOC", "B-PER", "O")  # of what training has, in data.scheme
+
+
+def test_a_kind_that_training_lacks_counts_as_missed(tmp_path, capsys):
+    data = write(tmp_path / "data")
+    (data / "test.txt").write_text("Rome B-LOC\nEra B-TIME\n")
+    result = run_cell(tmp_path / "run", tiny(schedule={"epochs": 8}), data)
+    assert result.outcome.scores["test_recall"] <= 0.5
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(data / "test.txt")]) == 0
+    assert re.search(r"^TIME +precision +0.00  recall +0.00", capsys.readouterr().out, re.M)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path):

@@ -5,7 +5,13 @@ import math
 
 import pytest
 
-from recdrop.lab.config import ExponentialDecay, LanguageModelRun, PlateauDecay, parse_run
+from recdrop.lab.config import (
+    ExponentialDecay,
+    LanguageModelRun,
+    PlateauDecay,
+    RmsProp,
+    parse_run,
+)
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.claims import CLAIMS
@@ -100,6 +106,22 @@ def test_table_4s_protocol():
     assert isinstance(run.optim.decay, ExponentialDecay)
     assert run.optim.decay.factor == 0.99
     assert table4.run(cell(table4.TABLE, "lstm-25"), "small").model.hidden == 256
+    assert isinstance(run.optim, RmsProp)
+    assert (run.optim.lr, run.optim.rho, run.optim.eps) == (0.01, 0.9, 1e-3)
+    assert (run.optim.clip_norm, run.data.batch, run.schedule.keep) == (10.0, 32, "best")
+    assert (run.model.capitals, run.model.tune, run.model.layers) == (True, False, 1)
+    assert not table4.run(cell(table4.TABLE, "gru-25"), "paper").model.reset_after
+
+
+def test_table_5s_protocol():
+    run = table5.run(cell(table5.TABLE, "lstm-25"), "paper")
+    assert (run.model.hidden, run.model.layers, run.model.bidirectional) == (500, 1, False)
+    assert (run.schedule.epochs, run.data.pretraining, run.data.layout) == (26, 1, "semeval")
+    assert isinstance(run.optim, RmsProp)
+    assert (run.optim.lr, run.optim.rho, run.optim.eps) == (0.001, 0.9, 1e-3)
+    assert isinstance(run.optim.decay, ExponentialDecay)
+    assert run.optim.decay.factor == 0.99
+    assert (run.schedule.keep, run.data.texts) == ("best", "tweets")
 
 
 @pytest.mark.parametrize("module", [table2, table3])
