@@ -40,6 +40,8 @@ def test_one_command_from_text_to_report(table, cell, hidden, tmp_path):
     report = (out / "report.md").read_text()
     assert "first tenth of the" in report
     assert "stopped at" in report
+    for part in ("train", "valid", "test"):
+        assert f"another {part} text than the paper's data set has" in report
     assert (out / "report.html").stat().st_size > 10_000
     stored = (run / "result.json").read_bytes()
     assert main([*tokens, "--cells", cell, "--max-epochs", "1"]) == 0  # and trains nothing

@@ -40,6 +40,8 @@ def test_table_4_has_a_number_of_each_stage(tmp_path):
     told = (out / "report.md").read_text()
     assert "small scale: nets of 256 units" in told
     assert "stopped at" in told  # 26 epochs of 35
+    assert "not the protocol: another train text than the paper's data set has (gru-25)" in told
+    assert "without vectors" not in told
     assert "| 86.70% |" in told
     sources = json.loads((out / "runs" / "gru-25" / "seed-0" / "data.json").read_text())
     assert sources["vectors"]["words"] == 10
@@ -73,6 +75,8 @@ def test_table_5_has_all_six_sets(tmp_path):
         (one,) = cells[name]["runs"]
         assert "valid_stage1" in one["result"]["outcome"]["scores"]
     told = (out / "report.md").read_text()
+    assert "not the protocol: without vectors of words" in told
+    assert "without weakly labelled texts" not in told
     assert "recurrent dropout improves LSTM and GRU on every set" in told
     assert "| 69.11% |" in told
     assert (out / "report.html").read_text().count('class="grid many"') == 2  # small on paper

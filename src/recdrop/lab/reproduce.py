@@ -97,7 +97,8 @@ class Table5Options(_Options):
     vectors: Path | None = None
     """Vectors of words; without any they are learned, which is not the paper's protocol."""
     pretrain: Path | None = None
-    """Weakly labelled tweets; without any there is no pre-training, as the paper has it."""
+    """Weakly labelled tweets; without any there is no pre-training, which is not the paper's
+    protocol."""
 
 
 @reproduce.command(name="table1")

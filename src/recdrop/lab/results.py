@@ -16,7 +16,13 @@ from recdrop.lab.errors import BadInput, LabError
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.grid import AnyTable, Cell
 from recdrop.lab.records import Failure, Result, Row
-from recdrop.lab.runs import read_environment, read_record, read_rows, read_run
+from recdrop.lab.runs import (
+    read_environment,
+    read_record,
+    read_rows,
+    read_run,
+    read_sources,
+)
 from recdrop.lab.settings import differences
 
 TABLES: tuple[AnyTable, ...] = (
@@ -56,6 +62,7 @@ class RunReport:
         result: What came out; None if it was not trained to the end.
         failure: Why it never will be.
         environment: What it ran on.
+        sources: What it read, as its ``data.json`` says; None where that is not there.
     """
 
     place: str
@@ -64,6 +71,7 @@ class RunReport:
     result: Result | None
     failure: Failure | None
     environment: dict[str, str | int] | None
+    sources: dict[str, Any] | None = None
 
     @property
     def status(self) -> str:
@@ -263,6 +271,7 @@ def _read(directory: Path, place: str) -> Iterable[RunReport]:
             read_record(directory / "result.json", Result),
             read_record(directory / "failed.json", Failure),
             read_environment(directory),
+            read_sources(directory),
         )
     ]
 
@@ -298,12 +307,33 @@ def _once(runs: Iterable[RunReport], unread: list[str]) -> tuple[RunReport, ...]
 
 
 def deviations(table: TableReport, cell: Cell, one: RunReport) -> list[str]:
-    """How a run differs from its cell's protocol, one line for each setting; its length aside."""
-    return [
+    """How a run differs from its cell's protocol, a line for each setting and for each thing read.
+
+    Its length aside.
+    """
+    return _other_sources(table, one) + [
         line.replace("stored", "protocol", 1).replace("asked", "here", 1)
         for line in differences(_protocol(table, cell, one), one.run)
         if not line.startswith("schedule.epochs:")
     ]
+
+
+_READ = {"vectors": "vectors of words", "weak_labels": "weakly labelled texts"}
+
+
+def _other_sources(table: TableReport, one: RunReport) -> list[str]:
+    if one.sources is None:
+        return []
+    told = []
+    for key, sha256 in table.table.reads.items():
+        source = one.sources.get(key)
+        if source is None:
+            told.append(f"without {_READ.get(key, key)}")
+        elif sha256 is not None and (
+            not isinstance(source, dict) or source.get("sha256") != sha256
+        ):
+            told.append(f"another {key} text than the paper's data set has")
+    return told
 
 
 def stopped(table: TableReport, cell: Cell, one: RunReport) -> str | None:

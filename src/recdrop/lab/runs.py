@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -334,7 +334,15 @@ def read_rows(directory: Path) -> list[Row]:
 
 def read_environment(directory: Path) -> dict[str, str | int] | None:
     """What a run ran on, or None where it was not stored."""
-    path = directory / "env.json"
+    return _object(directory / "env.json")
+
+
+def read_sources(directory: Path) -> dict[str, Any] | None:
+    """What a run read, or None where it was not stored."""
+    return _object(directory / "data.json")
+
+
+def _object(path: Path) -> dict[str, Any] | None:
     text = read_text(path)
     try:
         return None if text is None else dict(json.loads(text))

@@ -83,6 +83,7 @@ TABLE = Table(
     printed=lambda cell: PRINTED.get(cell.name, {}),
     run=run,
     scales={"tenth": TENTH_NOTE},
+    reads=table2.READS,
     notes=(
         "the paper's numbers are read off its picture, which is another run than Table 2's",
         "train: masks on; ours is a mean over the updates between two points, the paper's the "

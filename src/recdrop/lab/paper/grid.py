@@ -6,7 +6,7 @@ Labels of sources, here and in each table: P the paper (arXiv 1603.05118v2), C t
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -97,6 +97,8 @@ class Table(Generic[CellT]):
         run: A cell as a run: the protocol that stored runs are held against.
         scales: What a reader must know of each scale that is not the paper's.
         pictured: The measure that the bars show; None: the last one.
+        reads: What a run must have read: parts of its ``data.json``, with the SHA-256 of the
+            paper's own file; None for any.
         pretraining: First epochs, whose looks are at another set and no part of the curves.
         notes: How to read it.
     """
@@ -110,6 +112,7 @@ class Table(Generic[CellT]):
     run: Callable[[CellT, Scale], Run]
     scales: Mapping[Scale, str]
     pictured: str | None = None
+    reads: Mapping[str, str | None] = field(default_factory=dict)
     pretraining: int = 0
     notes: tuple[str, ...] = ()
 

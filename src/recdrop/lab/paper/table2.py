@@ -89,6 +89,12 @@ def run(
     )
 
 
+READS = {
+    "train": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+    "valid": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+    "test": "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+}  # Mikolov's files
+
 TABLE = Table(
     key="table2",
     title="Table 2: perplexity of words, Penn Treebank",
@@ -98,5 +104,6 @@ TABLE = Table(
     printed=lambda cell: PRINTED.get(cell.name, {}),
     run=run,
     scales={"tenth": TENTH_NOTE},
+    reads=READS,
     notes=language_models.notes(cells()),
 )

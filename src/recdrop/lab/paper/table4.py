@@ -90,6 +90,12 @@ TABLE = Table(
     printed=lambda cell: dict(zip(_MEASURES, PRINTED[cell.name], strict=True)),
     run=run,
     scales={"small": "small scale: nets of 256 units, not the paper's 1,024"},
+    reads={
+        "train": "eac0822f501353f265383ddf1edb0dcd42a1b6eefd3e383d7074db98c38eb41c",  # eng.train
+        "valid": "aedc4ccbd1ae9795feaa0e86fe72d195b0258abed9d705b630d1c889276fac1e",  # eng.testa
+        "test": "0632f32c090ef31c223135b7fee3187a7cf8e65c4015c7866bb7783428cdd9a6",  # eng.testb
+        "vectors": None,
+    },
     notes=(
         "each stage's net is that of its best look at validation; whole sentences are tagged",
         "the vectors are not the paper's, which had some of a far larger text: what can be "
