@@ -347,8 +347,18 @@ def compiled(asked):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("architecture", SHARED)
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        pytest.param(
+            architecture,
+            size,
+            marks=() if architecture == 90 or size == "word" else pytest.mark.slow,
+        )
+        for architecture in SHARED
+        for size in SIZES
+    ],
+)
 @pytest.mark.parametrize(
     ("cell", "dtypes", "tied"),
     [
