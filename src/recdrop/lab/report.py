@@ -260,7 +260,7 @@ def markdown(contents: Contents) -> str:
     for section in contents.sections:
         lines += _section_lines(section)
     if contents.claims:
-        lines += ["## The paper's claims about tables that were not run", ""]
+        lines += ["## The paper's claims about tables that have no runs here", ""]
         for name, judged in contents.claims.items():
             lines += [f"### {name}", "", *_claim_lines(judged)]
     for other in contents.others:
