@@ -69,12 +69,39 @@ def test_everything_is_left_as_it_was(case, training, learning, x):
 
 def test_a_model_that_fails_is_left_as_it_was_too(x):
     model = Model(OURS, forward=0.5).eval()
-    random = torch.get_rng_state()
+    model.norm.train()
+    model.out = nn.Linear(6, 4).eval()  # after the norm has seen the input
+    random, state = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(RuntimeError):
-        recdrop.mc_dropout(model, x[..., :2], samples=4)
-    assert not any(module.training for module in model.modules())
+        recdrop.mc_dropout(model, x, samples=4)
+    assert [name for name, module in model.named_modules() if module.training] == ["norm"]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert model.rnn.recurrent_dropout == (OURS,)
     assert torch.equal(torch.get_rng_state(), random)
+
+
+class Buffered(Model):
+    """With a buffer that each call replaces, and one that several places of memory share."""
+
+    def __init__(self):
+        super().__init__(OURS)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("shared", torch.ones(1).expand(4))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + x.mean()
+        return super().forward(x) + self.shared
+
+
+def test_buffers_of_all_kinds_and_a_graph_that_holds_some(x):
+    model = Buffered()
+    loss = model(x).sum()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    own = dict(model.named_buffers())
+    recdrop.mc_dropout(model, x, samples=3)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(value is own[name] for name, value in model.named_buffers())
+    loss.backward()  # what it saved is untouched
 
 
 @pytest.mark.parametrize("sampling", ["sequence", "step", None])

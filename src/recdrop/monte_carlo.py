@@ -58,9 +58,9 @@ def mc_dropout(
     """Call a model many times with its dropout on, each time with other masks.
 
     Only dropout is switched on: recdrop's layers that drop, and torch's dropout modules. All else
-    (batch norm, say) stays in the mode it is in. The modes, the layers' settings, all buffers (the
-    statistics of a batch norm in training mode, say) and torch's generators are afterwards as they
-    were. Within a sample each layer has the same recurrent masks
+    (batch norm, say) stays in the mode it is in. The modes, the layers' settings, registered
+    buffers (a batch norm's statistics, say) and torch's generators are afterwards as they were.
+    Within a sample each layer has the same recurrent masks
     at every call, so a model may read a long sequence window by window.
 
     Args:
@@ -139,10 +139,10 @@ def _dropping(model: nn.Module, sampling: Literal["sequence", "step"] | None) ->
     if not layers and not dropouts:
         raise ValueError("nothing in the model drops anything: all samples would be the same")
     undo: list[Callable[[], object]] = []
-    learning = [module for module in model.modules() if module.training]
-    buffers = [buffer for module in learning for buffer in module.buffers(recurse=False)]
-    before = [buffer.clone() for buffer in buffers]
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     try:
+        for held, given in buffers:  # not theirs, of which a graph may hold the version
+            held.update({name: b if b is None else b.clone() for name, b in given.items()})
         for module in (*layers, *dropouts):
             undo.append(
                 lambda module=module, mode=module.training: setattr(module, "training", mode)
@@ -156,8 +156,9 @@ def _dropping(model: nn.Module, sampling: Literal["sequence", "step"] | None) ->
     finally:
         for back in undo:
             back()
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+        for held, given in buffers:
+            held.clear()
+            held.update(given)
 
 
 def _sampled(

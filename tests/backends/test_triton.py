@@ -401,6 +401,7 @@ def test_which_shapes_run_persistently():
     assert (one.persistent, one.keep, one.depth) == (True, False, 32)
     word = Plan.of(32, 256, 4, 2, 132)
     assert (word.persistent, word.keep, word.depth) == (True, True, 256)
+    assert not Plan.of(32, 64, 4, 4, 132, ieee=True).keep
     long = Plan.of(16, 768, 4, 2, 132)
     assert (long.persistent, long.keep, long.depth) == (True, False, 64)
     wide = Plan.of(256, 1024, 4, 2, 132)  # 8 * 32 of the largest tiles

@@ -126,8 +126,9 @@ def test_all_conflicts_of_a_table_are_told_at_once():
     ):
         assert fault in told
     both = [{"rate": 0.1}, {"rate": 0.1, "sampling": "sequence", "tied": False}]
-    with pytest.raises(BadInput, match="each site once.*; tied = false goes with site hidden"):
-        changed(tiny_words(), {"model": {"recurrent_dropout": both}})
+    told = "each site once.*; tied = false goes with site hidden.*; dropout_between = 0.5 needs"
+    with pytest.raises(BadInput, match=told):
+        changed(tiny_words(), {"model": {"recurrent_dropout": both, "dropout_between": 0.5}})
 
 
 def test_a_number_is_the_papers_scheme_per_step():

@@ -40,7 +40,7 @@ def test_table_4_has_a_number_of_each_stage(tmp_path):
     told = (out / "report.md").read_text()
     assert "small scale: nets of 256 units" in told
     assert "stopped at" in told  # 26 epochs of 35
-    assert "not the protocol: another train text than the paper's data set has (gru-25)" in told
+    assert "not the protocol: another train set than the paper's (gru-25)" in told
     assert "without vectors" not in told
     assert "| 86.70% |" in told
     sources = json.loads((out / "runs" / "gru-25" / "seed-0" / "data.json").read_text())

@@ -423,8 +423,8 @@ def test_a_line_of_ten_megabytes(tmp_path, content, splitting, symbols, counts):
     [
         (b"ab " * 3_333_333 + b"\xff", "train.txt:1: byte 10000000 of the line: not UTF-8"),
         (b"x" * 10**7 + b"\0", "train.txt:1: byte 10000001 of the line: NUL"),
-        (b"ab\n" * 3_333_333 + b"\xff", "train.txt:3333334: byte 1 of the line: not UTF-8"),
-        (b" \n" * 5_000_000, "train.txt: the file is empty or all blank"),
+        (b"ab and more\n" * 833_333 + b"\xff", "train.txt:833334: byte 1 of the line: not UTF-8"),
+        (b" " * 99 + b"\n" * 100_000, "train.txt: the file is empty or all blank"),
     ],
     ids=["line", "word", "lines", "blank"],
 )

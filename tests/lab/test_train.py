@@ -353,7 +353,7 @@ def test_an_input_that_is_not_finite_stops_before_a_step():
     task = TemporalOrderTask(run)
     before = task.net.readout.weight.clone()
     task.net.lstm.register_forward_pre_hook(lambda _, args: (args[0] * math.nan, *args[1:]))
-    told = r"the loss is nan at update 1 \(batch 1 of epoch 1\).* none of the weights: the batch"
+    told = r"the loss is nan at update 1 \(batch 1 of epoch 1\).* none of the net's own: the batch"
     with pytest.raises(Diverged, match=told):
         train(run, task, journal)
     assert torch.equal(task.net.readout.weight, before)

@@ -203,14 +203,14 @@ def test_broken_files_are_refused(tmp_path, content, told):
     ("content", "told"),
     [
         (b"a 1 2\n" + b"b" * 10**7, "vectors:2: a row of a mebibyte"),
-        (b"1 " * 5_000_000, "vectors:1: "),
-        ((b"a" + b" 0.5" * 100 + b"\n") * 25_000 + b"b 1\n", "vectors:25001: expected 100 num"),
-        ((b"a" + b" 0.5" * 100 + b"\n") * 25_000 + b"b" + b" nan" * 100, "vectors:25001: number 1"),
-        (b"9 300\n" + b"a" * 10**7, "vectors:"),
+        (b"1 " * 5_000_000, "vectors:1: expected a word and 1 to"),
+        ((b"a" + b" 0.5" * 100 + b"\n") * 10_000 + b"b 1\n", "vectors:10001: expected 100 num"),
+        ((b"a" + b" 0.5" * 100 + b"\n") * 10_000 + b"b" + b" nan" * 100, "vectors:10001: number 1"),
+        (b"9 300\n" + b"a" * 10**7, "word 1 of 9: no blank behind a word"),
     ],
     ids=["word", "row", "ragged", "nan", "binary"],
 )
-def test_ten_broken_megabytes_are_refused_in_two_seconds(tmp_path, content, told):
+def test_broken_megabytes_are_refused_in_two_seconds(tmp_path, content, told):
     path = tmp_path / "vectors"
     path.write_bytes(content)
     start = time.process_time()

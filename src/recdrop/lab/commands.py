@@ -21,6 +21,8 @@ from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.settings import changed, settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from recdrop.lab.records import Result
     from recdrop.lab.trained import Trained
 
@@ -246,7 +248,6 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     """
     from recdrop.lab.progress import predictions
     from recdrop.lab.tasks.language_model import evaluate as measure
-    from recdrop.lab.tasks.language_model import paper_style, paper_windows
     from recdrop.lab.text import read_text
     from recdrop.lab.trained import open_trained, task_of
     from recdrop.lab.vocabulary import UNKNOWN
@@ -276,13 +277,27 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     told += f", {lacked:,} of them {UNKNOWN}" if lacked else ""
     say(out, f"{told}, of {options.data}")
     if options.paper_style:
-        rows = data.batch * (data.window // (data.stride or data.window))
-        windows = paper_windows(len(tokens), rows, data.window)
-        windows = min(windows, paper_windows(trained.validated_on, rows, data.window) or windows)
-        score = paper_style(trained.net, tokens, rows, data.window, windows)
-        told = f"paper style: {_figure(trained, math.log(score))}, {counted(windows, 'window')}"
-        say(out, f"{told} of {data.window} x {rows}")
+        say(out, f"paper style: {_paper_style(trained, tokens)}")
     return 0
+
+
+def _paper_style(trained: "Trained", tokens: "Tensor") -> str:
+    """The authors' own number; the text is cut to as many windows as validation had."""
+    from recdrop.lab.tasks.language_model import paper_style, paper_windows
+
+    data = trained.run.data
+    rows = data.batch * (data.window // (data.stride or data.window))
+    windows = paper_windows(len(tokens), rows, data.window)
+    if trained.validated_on is not None:
+        windows = min(windows, paper_windows(trained.validated_on, rows, data.window))
+    if not windows:
+        raise BadInput(
+            f"--paper-style: {counted(rows, 'stream')} of a window of {data.window} need a text, "
+            f"and a validation text, of {(rows + 1) * data.window:,} symbols"
+        )
+    score = paper_style(trained.net, tokens, rows, data.window, windows)
+    told = f"{_figure(trained, math.log(score))}, {counted(windows, 'window')}"
+    return f"{told} of {data.window} x {rows}"
 
 
 def _figure(trained: "Trained", loss: float) -> str:

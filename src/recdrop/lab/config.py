@@ -4,7 +4,8 @@ How they are changed, compared and refused: `recdrop.lab.settings`.
 """
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -30,18 +31,18 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
+    def _conflicts(self) -> Iterator[str]:
+        """What of the values, each in its range, does not go together."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if told := list(self._conflicts()):
+            raise ValueError("; ".join(told))
+        return self
+
 
 # ---------------------------------------------------------------------------------- data and model
-
-
-RecordT = TypeVar("RecordT", bound=Record)
-
-
-def _unless(conflicts: list[str], record: RecordT) -> RecordT:
-    """A record whose values go together; else all conflicts at once."""
-    if conflicts:
-        raise ValueError("; ".join(conflicts))
-    return record
 
 
 class TemporalOrderData(Record):
@@ -66,18 +67,15 @@ class TemporalOrderData(Record):
     test: Count = 10_000
     batch: Count = 32
 
-    @model_validator(mode="after")
-    def _fits(self) -> "TemporalOrderData":
+    def _conflicts(self) -> Iterator[str]:
         first = self.low if self.collide else self.low + 1
-        told = []
         if not first <= self.high < self.length:
-            told.append(
+            yield (
                 f"the second marker needs {first} <= high < length, "
                 f"got high {self.high}, length {self.length}"
             )
         if self.train % self.batch:
-            told.append(f"train must be whole batches of {self.batch} sequences, got {self.train}")
-        return _unless(told, self)
+            yield f"train must be whole batches of {self.batch} sequences, got {self.train}"
 
 
 class TextData(Record):
@@ -111,14 +109,11 @@ class TextData(Record):
     unknown: bool = True
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
-    @model_validator(mode="after")
-    def _fits(self) -> "TextData":
-        told = []
+    def _conflicts(self) -> Iterator[str]:
         if self.stride is not None and self.window % self.stride:
-            told.append(f"stride must divide window {self.window}, got {self.stride}")
+            yield f"stride must divide window {self.window}, got {self.stride}"
         if not self.unknown and (self.vocabulary is not None or self.min_count > 1):
-            told.append("a cut vocabulary (vocabulary, min_count) needs unknown = true")
-        return _unless(told, self)
+            yield "a cut vocabulary (vocabulary, min_count) needs unknown = true"
 
 
 class _WordsData(Record):
@@ -163,14 +158,12 @@ class TaggedData(_WordsData):
     scheme: Literal["iob1", "iob2", "iobes"] = "iob2"
     chunks: Annotated[tuple[Chunks, ...], Field(strict=False)] = (Chunks(),)
 
-    @model_validator(mode="after")
-    def _fits(self) -> "TaggedData":
-        starts, told = [stage.after for stage in self.chunks], []
+    def _conflicts(self) -> Iterator[str]:
+        starts = [stage.after for stage in self.chunks]
         if starts[:1] != [0] or starts != sorted(set(starts)):
-            told.append(f"chunks: after must start at 0 and rise, got {starts}")
+            yield f"chunks: after must start at 0 and rise, got {starts}"
         if self.column == 0:
-            told.append("column counts from 1, or back from -1, got 0")
-        return _unless(told, self)
+            yield "column counts from 1, or back from -1, got 0"
 
 
 class LabelledData(_WordsData):
@@ -225,17 +218,13 @@ class _Recurrent(Record):
         site = "hidden" if given.get("cell") == "rnn" else "update"
         return given | {"recurrent_dropout": [{"rate": rate, "site": site}] if rate else []}
 
-    @model_validator(mode="after")
-    def _distinct_sites(self) -> "_Recurrent":
-        sites, told = [drop.site for drop in self.recurrent_dropout], []
+    def _conflicts(self) -> Iterator[str]:
+        sites = [drop.site for drop in self.recurrent_dropout]
         if len(set(sites)) < len(sites):
-            told.append(f"recurrent_dropout takes each site once, got {sites}")
-        told += [
-            f"tied = false goes with site hidden, got site {drop.site}"
-            for drop in self.recurrent_dropout
-            if not drop.tied and drop.site != "hidden"
-        ]
-        return _unless(told, self)
+            yield f"recurrent_dropout takes each site once, got {sites}"
+        for drop in self.recurrent_dropout:
+            if not drop.tied and drop.site != "hidden":
+                yield f"tied = false goes with site hidden, got site {drop.site}"
 
 
 class TemporalOrderModel(_Recurrent):
@@ -279,14 +268,12 @@ class _Layers(_Recurrent):
     dropout_between: Rate = 0.0
     dropout_out: Rate = 0.0
 
-    @model_validator(mode="after")
-    def _goes_together(self) -> "_Layers":
-        told = []
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
         if self.cell == "rnn" and any(drop.site != "hidden" for drop in self.recurrent_dropout):
-            told.append("a plain RNN has the site hidden only")
+            yield "a plain RNN has the site hidden only"
         if self.layers == 1 and self.dropout_between:
-            told.append(f"dropout_between = {self.dropout_between:g} needs layers = 2 or more")
-        return _unless(told, self)
+            yield f"dropout_between = {self.dropout_between:g} needs layers = 2 or more"
 
 
 class LanguageModel(_Layers):
@@ -320,11 +307,10 @@ class Tagger(_WordNet):
     window: Annotated[int, Field(ge=1, le=99)] = 5
     capitals: bool = True
 
-    @model_validator(mode="after")
-    def _odd(self) -> "Tagger":
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
         if self.window % 2 == 0:
-            raise ValueError(f"window must be odd, got {self.window}")
-        return self
+            yield f"window must be odd, got {self.window}"
 
 
 class Classifier(_WordNet):

@@ -82,12 +82,12 @@ def tag(
         _write(map(_tagged_json, told) if options.json_lines else _tagged_lines(told))
 
     if options.columns:
-        columns = _piped("columns") if file is None else file
+        columns = _piped("columns, answered once all are there") if file is None else file
         sentences = [one.words for one in read_columns(columns, tagged=False)]
         for first in range(0, len(sentences), _AT_A_TIME):
             tell(sentences[first : first + _AT_A_TIME])
         return 0
-    for lines in _lines(file, "sentences"):
+    for lines in _lines(file, "sentences, one a line"):
         tell([tuple(line.split()) for line in lines])
     return 0
 
@@ -148,7 +148,7 @@ def classify(
 
     options = options or ClassifyOptions()
     trained = open_classifier(run)
-    for lines in _lines(file, "texts"):
+    for lines in _lines(file, "texts, one a line"):
         classified = predict.classify(trained, lines, options.uncertainty, options.seed)
         _write(_classified(told, as_json=options.json_lines) for told in classified)
     return 0
@@ -290,12 +290,11 @@ def _lines(file: Path | None, what: str) -> Iterator[list[str]]:
 
 
 def _input(what: str) -> int:
-    """The handle of standard input."""
+    """The handle of standard input; whoever sits at a terminal is told what it is for."""
     if sys.stdin is None:  # closed by whoever started this
         raise BadInput("there is no standard input; give a file")
     if sys.stdin.isatty():
-        answered = "answered once all are there" if what == "columns" else "one a line"
-        note(f"Type {what}, {answered}; Ctrl-D at the start of a line ends.")
+        note(f"Type {what}; Ctrl-D at the start of a line ends.")
     return sys.stdin.fileno()
 
 

@@ -101,7 +101,7 @@ class Contents(NamedTuple):
     Attributes:
         summary: How many runs, and their time.
         sections: The paper's tables.
-        claims: Those about its other tables, by title.
+        claims: The paper's about tables without runs, by title.
         others: Other runs.
         failures: What has no result or could not be read.
         environments: What it ran on.

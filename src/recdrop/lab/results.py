@@ -332,7 +332,7 @@ def _other_sources(table: TableReport, one: RunReport) -> list[str]:
         elif sha256 is not None and (
             not isinstance(source, dict) or source.get("sha256") != sha256
         ):
-            told.append(f"another {key} text than the paper's data set has")
+            told.append(f"another {key} set than the paper's")
     return told
 
 

@@ -15,7 +15,7 @@ from recdrop.lab.records import Outcome, Progress, Row, Split, Stop
 from recdrop.lab.tasks.task import Abandoned, Measured, Stopping, Task, never, stream
 from recdrop.lab.world import World
 
-_NO_WEIGHT = "none of the weights: the batch, or what the net makes of it"
+_NO_WEIGHT = "none of the net's own: the batch, or what becomes of it"
 _ADVICE = "A smaller optim.lr or optim.clip_norm may help"
 
 
@@ -222,8 +222,7 @@ class _Trainer:
         part = self.task.part(step)
         nats, count, right = self.world.sum([part.nats.item(), part.predictions, part.right])
         if not math.isfinite(nats):
-            culprit = _culprit(self.task.net.state_dict().items())
-            raise self._diverged(f"the loss is {nats}", culprit or _NO_WEIGHT)
+            raise self._diverged(f"the loss is {nats}", self._bad_tensor())
         part.objective.backward()
         self.world.average_gradients(self.parameters)
         grads = {name: p.grad for name, p in self.named.items() if p.grad is not None}
@@ -242,6 +241,11 @@ class _Trainer:
             count=now.count + round(count),
             right=now.right + round(right),
         )
+
+    def _bad_tensor(self) -> str:
+        """What of the net is not finite: a weight, or a given vector."""
+        net = self.task.net
+        return _culprit([*net.named_parameters(), *net.named_buffers()]) or _NO_WEIGHT
 
     def _diverged(self, what: str, culprit: str | None) -> Diverged:
         named = f"; the first tensor with such values is {culprit}" if culprit else ""
@@ -310,7 +314,7 @@ class _Trainer:
         looked = Measured(*self.world.from_leader(self.task.look(stopping)))
         if not all(map(math.isfinite, looked)):
             told = f"the {self.task.watched} set has loss {looked.loss} and score {looked.score}"
-            raise self._diverged(told, None)
+            raise self._diverged(told, self._bad_tensor())
         self._log("test" if self.task.watched == "test" else "valid", looked)
         now = self.progress
         if now.best is None or self._better(looked.score, now.best):

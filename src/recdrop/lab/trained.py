@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recdrop.lab.checkpoint import Checkpoint, Checkpoints
 from recdrop.lab.config import LanguageModelRun, NerRun, Run, SentimentRun
-from recdrop.lab.console import counted, note
+from recdrop.lab.console import complain, counted
 from recdrop.lab.errors import BadInput
 from recdrop.lab.runs import read_run, read_text
 from recdrop.lab.storage import storage
@@ -33,14 +33,14 @@ class Trained(NamedTuple):
         net: The net that the run keeps: of its best look so far, or its last; in evaluation mode.
         vocabulary: Of its symbols.
         update: Updates that the net has seen.
-        validated_on: Symbols of the validation text.
+        validated_on: Symbols of the validation text; None where ``data.json`` does not say.
     """
 
     run: LanguageModelRun
     net: LanguageModelNet
     vocabulary: Vocabulary
     update: int
-    validated_on: int
+    validated_on: int | None
 
 
 class TrainedTagger(NamedTuple):
@@ -84,10 +84,8 @@ def open_trained(directory: Path) -> Trained:
     run, kept = _opened(directory, LanguageModelRun, "a language model")
     sources = _sources(directory)
     vocabulary = _vocabulary(directory, sources)
-    try:
-        validated_on = int(sources["valid"]["tokens"])
-    except (KeyError, TypeError, ValueError):
-        raise BadInput(f"{directory / 'data.json'}: no size of the validation text") from None
+    valid = sources.get("valid")
+    validated_on = valid.get("tokens") if isinstance(valid, dict) else None
     net = _filled(LanguageModelNet(len(vocabulary), run.model), kept, directory)
     return Trained(run, net, vocabulary, kept.progress.update, validated_on)
 
@@ -122,7 +120,7 @@ def _run(directory: Path) -> Run:
 
 
 def _opened(directory: Path, kind: type[RunT], what: str) -> tuple[RunT, Checkpoint]:
-    """The run, and the checkpoint of the net that it keeps."""
+    """The run, and the checkpoint of the net that it keeps; of damaged ones a line is printed."""
     run = _run(directory)
     if not isinstance(run, kind):
         raise BadInput(f"{directory} holds a run of {run.task}, not {what}")
@@ -132,7 +130,7 @@ def _opened(directory: Path, kind: type[RunT], what: str) -> tuple[RunT, Checkpo
         raise BadInput(f"{directory} has no checkpoint that can be used: {why}")
     update = checkpoint.progress.best_update or checkpoint.progress.update
     for damage in told:
-        note(f"recdrop: {damage}; the one after {counted(update, 'update')} is taken")
+        complain(f"{damage}; the one after {counted(update, 'update')} is taken")
     if update != checkpoint.progress.update:
         checkpoint = Checkpoints(directory).load(update)
     return run, checkpoint

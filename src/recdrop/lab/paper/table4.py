@@ -98,7 +98,6 @@ TABLE = Table(
     },
     notes=(
         "each stage's net is that of its best look at validation; whole sentences are tagged",
-        "the vectors are not the paper's, which had some of a far larger text: what can be "
-        "compared is what recurrent dropout gains",
+        "the vectors are not the paper's: what can be compared is what recurrent dropout gains",
     ),
 )
