@@ -199,9 +199,8 @@ def test_the_settings_and_commands_of_the_page_are_taken(tmp_path):
     assert run is not None
     assert run.seed == 1
     assert run.optim.clip_norm is None
-    lines = [
-        line for block in re.findall(r"```sh\n(.*?)```", page, re.S) for line in block.split("\n")
-    ]
+    blocks = re.findall(r"```sh\n(.*?)```", page.replace("\\\n", ""), re.S)
+    lines = [line for block in blocks for line in block.split("\n")]
     commands = [shlex.split(line, comments=True) for line in lines if "recdrop" in line]
     assert len(commands) > 10
     for command in commands:
