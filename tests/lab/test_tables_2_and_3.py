@@ -14,7 +14,7 @@ def treebank(folder, characters):
     folder.mkdir()
     source, name = random.Random(0), "ptb.char" if characters else "ptb"
     symbols = string.ascii_lowercase if characters else [f"word{i}" for i in range(50)]
-    for part, lines in (("train", 1_400 if characters else 700), ("valid", 80), ("test", 80)):
+    for part, lines in (("train", 2_000 if characters else 700), ("valid", 80), ("test", 80)):
         texts = (" ".join(source.choices(symbols, k=18)) for _ in range(lines))
         (folder / f"{name}.{part}.txt").write_text("".join(f" {text} \n" for text in texts))
     return folder

@@ -206,7 +206,7 @@ def test_broken_files_are_refused(tmp_path, content, told):
         (b"1 " * 5_000_000, "vectors:1: expected a word and 1 to"),
         ((b"a" + b" 0.5" * 100 + b"\n") * 10_000 + b"b 1\n", "vectors:10001: expected 100 num"),
         ((b"a" + b" 0.5" * 100 + b"\n") * 10_000 + b"b" + b" nan" * 100, "vectors:10001: number 1"),
-        (b"9 300\n" + b"a" * 10**7, "word 1 of 9: no blank behind a word"),
+        (b"9 300\n" + b"a\0" * 5_000_000, "word 1 of 9: no blank behind a word"),
     ],
     ids=["word", "row", "ragged", "nan", "binary"],
 )
