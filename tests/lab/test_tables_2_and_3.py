@@ -46,3 +46,22 @@ def test_one_command_from_text_to_report(table, cell, hidden, tmp_path):
     stored = (run / "result.json").read_bytes()
     assert main([*tokens, "--cells", cell, "--max-epochs", "1"]) == 0  # and trains nothing
     assert (run / "result.json").read_bytes() == stored
+
+
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [
+        (["table2", "--scale", "tenth", "--data", "."], ". has no training text; looked for"),
+        (["figure2", "--scale", "tenth", "--data", "nowhere"], "nowhere"),
+        (["table4", "--scale", "small", "--data", "nowhere"], "--data nowhere: no such"),
+        (["table5", "--data", ".", "--pretrain", "nowhere"], "--pretrain nowhere: no such"),
+    ],
+)
+def test_data_that_are_not_there_are_told_once(tokens, told, tmp_path, monkeypatch, capsys):
+    """Before any worker is started, and before there is a folder."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *tokens, "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from recdrop.lab.config import Run
 from recdrop.lab.console import complain, console, say
+from recdrop.lab.errors import BadInput
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.grid import Cell, choose
 
@@ -171,6 +172,11 @@ def _given(**files: Path | None) -> dict[str, Path]:
 def _language_models(
     options: TextOptions, name: str, run: Callable[..., Run], cells: Sequence[Cell]
 ) -> int:
+    from recdrop.lab.text import corpus_files
+
+    corpus_files(
+        options.data, run(cells[0], options.scale).task
+    )  # else every worker is to find out
     folder = options.out or Path("out") / f"{name}-{options.scale}"
     return _train_and_report(options, folder, options.scale, run, cells, options.data)
 
@@ -197,6 +203,9 @@ def _train_and_report(
     except ValueError as error:
         complain(f"--cells: {error}")
         return 2
+    for name, path in {"data": data, **files}.items():
+        if path is not None and not path.exists():
+            raise BadInput(f"--{name} {path}: no such file or folder")
     make_folder(folder)
     check_free(folder)
     runs = [
@@ -206,8 +215,8 @@ def _train_and_report(
     ]
     jobs = [Job(run_directory(folder, one.name, one.seed), one, data, files) for one in runs]
     lost = sweep(folder, jobs, options.workers or usable_cores(), out)
-    for one in lost:
-        complain(one.message)
+    for message in dict.fromkeys(one.message for one in lost):
+        complain(message)
     report = gather(folder)
     written = write(folder, report)
     for table in report.tables:

@@ -92,7 +92,7 @@ def read_corpus(path: Path, task: TaskName, data: TextData) -> Corpus:
     """
     symbols = "words" if data.symbols == "auto" and task != "char-lm" else data.symbols
     with storage(path):
-        first, *others = _files(path, task)
+        first, *others = corpus_files(path, task)
     whole = _read(first, symbols)
     others = [_read(file, whole.splitting) for file in others]
     parts = [whole, *others] if others else _split(whole)
@@ -126,8 +126,12 @@ def read_text(path: Path, vocabulary: Vocabulary) -> Tensor:
     return _encoded(_read(path, vocabulary.splitting), vocabulary, alone=True)
 
 
-def _files(path: Path, task: TaskName) -> list[Path]:
-    """The three files of a folder, or the one file."""
+def corpus_files(path: Path, task: TaskName) -> list[Path]:
+    """The three files of a folder, or the one file, which may be missing.
+
+    Raises:
+        BadInput: The folder has not all three.
+    """
     names = ["{}.txt", "ptb.{}.txt", "wiki.{}.tokens"]
     if task == "char-lm":
         names.insert(1, "ptb.char.{}.txt")
