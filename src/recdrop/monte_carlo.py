@@ -60,8 +60,8 @@ def mc_dropout(
     Only dropout is switched on: recdrop's layers that drop, and torch's dropout modules. All else
     (batch norm, say) stays in the mode it is in. The modes, the layers' settings, registered
     buffers (a batch norm's statistics, say) and torch's generators are afterwards as they were.
-    Within a sample each layer has the same recurrent masks
-    at every call, so a model may read a long sequence window by window.
+    Within a sample each layer has the same recurrent masks at every call, so a model may read a
+    long sequence window by window.
 
     Args:
         model: Returns logits [..., K] (or whatever, with ``probabilities=False``): a tensor, a

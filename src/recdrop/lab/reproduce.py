@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -19,6 +19,9 @@ from recdrop.lab.console import complain, console, say
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.grid import Cell, choose
+
+if TYPE_CHECKING:
+    from recdrop.lab.sweep import Job
 
 reproduce = App(
     name="reproduce", help="Train a table or figure of the paper and print it beside the paper's."
@@ -172,11 +175,6 @@ def _given(**files: Path | None) -> dict[str, Path]:
 def _language_models(
     options: TextOptions, name: str, run: Callable[..., Run], cells: Sequence[Cell]
 ) -> int:
-    from recdrop.lab.text import corpus_files
-
-    corpus_files(
-        options.data, run(cells[0], options.scale).task
-    )  # else every worker is to find out
     folder = options.out or Path("out") / f"{name}-{options.scale}"
     return _train_and_report(options, folder, options.scale, run, cells, options.data)
 
@@ -194,7 +192,7 @@ def _train_and_report(
     from recdrop.lab.progress import duration
     from recdrop.lab.report import check_free, gather, write
     from recdrop.lab.runs import run_directory
-    from recdrop.lab.storage import make_folder
+    from recdrop.lab.storage import is_there, make_folder
     from recdrop.lab.sweep import Job, sweep
 
     out, start = console(), time.monotonic()
@@ -203,17 +201,16 @@ def _train_and_report(
     except ValueError as error:
         complain(f"--cells: {error}")
         return 2
-    for name, path in {"data": data, **files}.items():
-        if path is not None and not path.exists():
-            raise BadInput(f"--{name} {path}: no such file or folder")
-    make_folder(folder)
-    check_free(folder)
     runs = [
         run(cell, scale, seed, max_epochs=options.max_epochs)
         for seed in range(options.seeds)
         for cell in chosen
     ]
     jobs = [Job(run_directory(folder, one.name, one.seed), one, data, files) for one in runs]
+    if not all(is_there(job.directory / "result.json") for job in jobs):
+        _check_given(jobs[0])
+    make_folder(folder)
+    check_free(folder)
     lost = sweep(folder, jobs, options.workers or usable_cores(), out)
     for message in dict.fromkeys(one.message for one in lost):
         complain(message)
@@ -227,6 +224,17 @@ def _train_and_report(
     if lost:
         complain(f"{len(lost)} of {len(jobs)} runs failed, see above")
     return max((one.exit_code for one in lost), default=0)
+
+
+def _check_given(job: "Job") -> None:
+    """Find out once what else every worker would: that data are not there."""
+    from recdrop.lab.text import corpus_files
+
+    for name, path in {"data": job.data, **job.files}.items():
+        if path is not None and not path.exists():
+            raise BadInput(f"--{name} {path}: no such file or folder")
+    if job.data is not None and job.run.task in ("word-lm", "char-lm"):
+        corpus_files(job.data, job.run.task)
 
 
 def _print(out: Console, table: Any) -> None:

@@ -327,11 +327,10 @@ def _other_sources(table: TableReport, one: RunReport) -> list[str]:
     told = []
     for key, sha256 in table.table.reads.items():
         source = one.sources.get(key)
+        found = source.get("sha256") if isinstance(source, dict) else None
         if source is None:
             told.append(f"without {_READ.get(key, key)}")
-        elif sha256 is not None and (
-            not isinstance(source, dict) or source.get("sha256") != sha256
-        ):
+        elif sha256 not in (None, found):
             told.append(f"another {key} set than the paper's")
     return told
 
