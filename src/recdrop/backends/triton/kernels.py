@@ -28,6 +28,12 @@ from recdrop.backends.triton.cells import (
     sigmoid,
     slope,
 )
+from recdrop.backends.triton.products import (
+    candidate_product,
+    gate_products,
+    kept_weights,
+    through_products,
+)
 
 RNN = tl.constexpr(0)
 LSTM = tl.constexpr(1)
@@ -68,175 +74,6 @@ def _before(initial, over_time, own, of_before, run_before, live):
     """A state before a step: of the step before, for rows that it did not run the initial one."""
     first = _read(initial, own, live)
     return tl.where(run_before, _read(over_time, of_before, run_before), first)
-
-
-# ---------------------------------------------------------------------------------------- products
-
-
-@triton.jit
-def _products(
-    a, view_stride, w, gate_stride, w_k, k_total, live_b, live_u,
-    G: tl.constexpr, UNTIED: tl.constexpr, PRECISION: tl.constexpr,
-    BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """Up to four products of one operand, or of one view each, with G blocks of weights.
-
-    ``a`` [BB] points to rows of consecutive k, ``w`` [BU] to the units' weights, ``w_k`` apart.
-    """
-    s0 = tl.zeros((BB, BU), tl.float32)
-    s1 = tl.zeros((BB, BU), tl.float32)
-    s2 = tl.zeros((BB, BU), tl.float32)
-    s3 = tl.zeros((BB, BU), tl.float32)
-    for first in range(0, k_total, BK):
-        k = first + tl.arange(0, BK)
-        a_at = a[:, None] + k[None, :]
-        w_at = w[None, :] + k[:, None] * w_k
-        a_live = live_b[:, None] & (k < k_total)[None, :]
-        w_live = live_u[None, :] & (k < k_total)[:, None]
-        # Other programs have written it: .cg asks for the second cache (Triton drops it of some
-        # asynchronous copies); what orders the two is `_wait_for_all` alone.
-        seen = tl.load(a_at, mask=a_live, other=0.0, cache_modifier=".cg")
-        s0 = tl.dot(seen, tl.load(w_at, mask=w_live, other=0.0), s0, input_precision=PRECISION)
-        if G > 1:
-            if UNTIED:
-                seen = tl.load(a_at + view_stride, mask=a_live, other=0.0, cache_modifier=".cg")
-            each = tl.load(w_at + gate_stride, mask=w_live, other=0.0)
-            s1 = tl.dot(seen, each, s1, input_precision=PRECISION)
-        if G > 2:
-            if UNTIED:
-                seen = tl.load(a_at + 2 * view_stride, mask=a_live, other=0.0, cache_modifier=".cg")
-            each = tl.load(w_at + 2 * gate_stride, mask=w_live, other=0.0)
-            s2 = tl.dot(seen, each, s2, input_precision=PRECISION)
-        if G > 3:
-            if UNTIED:
-                seen = tl.load(a_at + 3 * view_stride, mask=a_live, other=0.0, cache_modifier=".cg")
-            each = tl.load(w_at + 3 * gate_stride, mask=w_live, other=0.0)
-            s3 = tl.dot(seen, each, s3, input_precision=PRECISION)
-    return s0, s1, s2, s3
-
-
-@triton.jit
-def _product(
-    a, w, w_k, k_total, live_b, live_u, PRECISION: tl.constexpr,
-    BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """One product; see `_products`."""
-    s0, _s1, _s2, _s3 = _products(
-        a, 0, w, 0, w_k, k_total, live_b, live_u, 1, False, PRECISION, BB, BU, BK
-    )
-    return s0
-
-
-@triton.jit
-def _kept(w, gate_stride, w_k, H, live_u, G: tl.constexpr, BK: tl.constexpr):
-    """The units' weights of G blocks, [BK, BU] each, to stay on the chip over all steps."""
-    k = tl.arange(0, BK)
-    at = w[None, :] + k[:, None] * w_k
-    live = live_u[None, :] & (k < H)[:, None]
-    w0 = tl.load(at, mask=live, other=0.0)
-    w1 = w0
-    w2 = w0
-    w3 = w0
-    if G > 1:
-        w1 = tl.load(at + gate_stride, mask=live, other=0.0)
-    if G > 2:
-        w2 = tl.load(at + 2 * gate_stride, mask=live, other=0.0)
-    if G > 3:
-        w3 = tl.load(at + 3 * gate_stride, mask=live, other=0.0)
-    return w0, w1, w2, w3
-
-
-@triton.jit
-def _operand(a, H, live_b, BK: tl.constexpr):
-    k = tl.arange(0, BK)
-    live = live_b[:, None] & (k < H)[None, :]
-    return tl.load(a[:, None] + k[None, :], mask=live, other=0.0, cache_modifier=".cg")
-
-
-@triton.jit
-def _products_kept(
-    a, view_stride, kept, H, live_b,
-    G: tl.constexpr, UNTIED: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """`_products` with the weights of `_kept`."""
-    w0, w1, w2, w3 = kept
-    seen = _operand(a, H, live_b, BK)
-    s0 = tl.dot(seen, w0, input_precision=PRECISION)
-    s1 = s0
-    s2 = s0
-    s3 = s0
-    if G > 1:
-        if UNTIED:
-            seen = _operand(a + view_stride, H, live_b, BK)
-        s1 = tl.dot(seen, w1, input_precision=PRECISION)
-    if G > 2:
-        if UNTIED:
-            seen = _operand(a + 2 * view_stride, H, live_b, BK)
-        s2 = tl.dot(seen, w2, input_precision=PRECISION)
-    if G > 3:
-        if UNTIED:
-            seen = _operand(a + 3 * view_stride, H, live_b, BK)
-        s3 = tl.dot(seen, w3, input_precision=PRECISION)
-    return s0, s1, s2, s3
-
-
-@triton.jit
-def _gates(
-    a, view_stride, w, gate_stride, w_k, kept, H, live_b, live_u,
-    G: tl.constexpr, UNTIED: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """The products of G gates, from weights on the chip where KEEP."""
-    if KEEP:
-        return _products_kept(a, view_stride, kept, H, live_b, G, UNTIED, PRECISION, BK)
-    else:
-        return _products(
-            a, view_stride, w, gate_stride, w_k, H, live_b, live_u, G, UNTIED, PRECISION, BB, BU, BK
-        )
-
-
-@triton.jit
-def _candidate(
-    a, w, w_k, kept, H, live_b, live_u, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """The second product of the paper's GRU."""
-    if KEEP:
-        return tl.dot(_operand(a, H, live_b, BK), kept[2], input_precision=PRECISION)
-    else:
-        return _product(a, w, w_k, H, live_b, live_u, PRECISION, BB, BU, BK)
-
-
-@triton.jit
-def _through(
-    a, w, kept, H, live_b, live_u, place, hidden, HIDDEN: tl.constexpr, ALIGNED: tl.constexpr,
-    P: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """Gradient of h_t through the products of P gates at the step after, which ``place`` names."""
-    unit, t, row, key = place
-    gate_stride = H * H
-    total = tl.zeros((BB, BU), tl.float32)
-    if V > 1:
-        if KEEP:
-            each = _products_kept(a, H, kept, H, live_b, P, True, PRECISION, BK)
-        for v in tl.static_range(P):
-            if KEEP:
-                y = each[v]
-            else:
-                y = _product(
-                    a + v * H, w + v * gate_stride, H, H, live_b, live_u, PRECISION, BB, BU, BK
-                )
-            total += y * factor(HIDDEN, hidden, (v * H + unit, t, row, key), ALIGNED, BU)
-    else:
-        if KEEP:
-            each = _products_kept(a, H, kept, H, live_b, P, True, PRECISION, BK)
-            for v in tl.static_range(P):
-                total += each[v]
-        else:
-            total = _product(a, w, H, P * H, live_b, live_u, PRECISION, BB, BU, BK)
-        total = drop(total, HIDDEN, hidden, place, ALIGNED, BU)
-    return total
 
 
 @triton.jit
@@ -315,7 +152,7 @@ def forward(
     kept = (0, 0, 0, 0)
     if KEEP:  # of this program's one tile
         kept_u = program % across * BU + tl.arange(0, BU)
-        kept = _kept(w_hh + kept_u * H, gate_stride, 1, H, kept_u < H, G, BK)
+        kept = kept_weights(w_hh + kept_u * H, gate_stride, 1, H, kept_u < H, G, BK)
     update = (t_up, s_up, layer_code + _UPDATE)
     hidden = (t_hidden, s_hidden, layer_code + _HIDDEN)
     memory = (t_state, s_state, layer_code + _STATE)
@@ -337,7 +174,7 @@ def forward(
                 live = live_b[:, None] & live_u[None, :]
                 w = w_hh + u * H
                 if phase == 0:
-                    y0, y1, y2, y3 = _gates(
+                    y0, y1, y2, y3 = gate_products(
                         now + b * H, view_stride, w, gate_stride, 1, kept, H, live_b, live_u,
                         FIRST, UNTIED, KEEP, PRECISION, BB, BU, BK,
                     )  # fmt: skip
@@ -386,7 +223,7 @@ def forward(
                     _write(gates, g1, z, live)
                     _write(operand, own, r * h_seen.to(tl.float32), live)
                 else:
-                    y2 = _candidate(
+                    y2 = candidate_product(
                         operand + b * H, w + 2 * gate_stride, 1, kept, H, live_b, live_u,
                         KEEP, PRECISION, BB, BU, BK,
                     )  # fmt: skip
@@ -453,7 +290,7 @@ def backward(
     kept = (0, 0, 0, 0)
     if KEEP:  # of this program's one tile
         kept_u = program % across * BU + tl.arange(0, BU)
-        kept = _kept(w_hh + kept_u, gate_stride, H, H, kept_u < H, G, BK)
+        kept = kept_weights(w_hh + kept_u, gate_stride, H, H, kept_u < H, G, BK)
     update = (t_up, s_up, layer_code + _UPDATE)
     hidden = (t_hidden, s_hidden, layer_code + _HIDDEN)
     memory = (t_state, s_state, layer_code + _STATE)
@@ -493,7 +330,7 @@ def backward(
                     if HAS_DH:
                         grad += _read(dh_out, of_h, live)
                     if s > 0:
-                        grad += _through(
+                        grad += through_products(
                             d_rec + (at_after + b).to(tl.int64) * (G * H), w, kept, H,
                             live_b & (b < end_after - at_after), live_u,
                             (unit, t_after, row, key), hidden, HIDDEN, ALIGNED,
@@ -535,7 +372,7 @@ def backward(
                     tl.debug_barrier()  # the value was read above, perhaps by another thread
                     _write(dh, own, past, live)
                 else:  # the paper's GRU: through r * d(h) into r and h, Eq. 11
-                    d_operand = _candidate(
+                    d_operand = candidate_product(
                         d_in + n * (G * H) + 2 * H, w + 2 * gate_stride, H, kept, H, live_b, live_u,
                         KEEP, PRECISION, BB, BU, BK,
                     )  # fmt: skip
