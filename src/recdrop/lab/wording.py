@@ -7,7 +7,7 @@ from typing import NamedTuple
 from recdrop.lab.console import counted
 from recdrop.lab.paper.claims import CLAIMS
 from recdrop.lab.paper.grid import number
-from recdrop.lab.paper.judging import Claim, Verdict, judge, printed_scores
+from recdrop.lab.paper.judging import AnyTable, Claim, Scores, Verdict, judge, printed_scores
 from recdrop.lab.results import (
     TABLES,
     CellReport,
@@ -289,26 +289,28 @@ def _signed(table: TableReport, gap: float) -> str:
 
 def claims(table: TableReport) -> list[Judged]:
     """The paper's claims about a table, on its numbers and on ours."""
-    printed, measured = printed_scores(table.table), table.means()
-    return [
-        Judged(claim, judge(claim, table.table, printed), judge(claim, table.table, measured))
-        for claim in CLAIMS
-        if claim.table == table.table.key
-    ]
+    return _judged(table.table, table.means())
 
 
 def claims_not_run(tables: Sequence[TableReport]) -> dict[str, list[Judged]]:
     """The paper's claims about the other tables, by title, where there is any table at all."""
     there = {told.table.key for told in tables}
-    return {
-        table.title: [
-            Judged(claim, judge(claim, table, printed_scores(table)), Verdict(None, "no runs"))
-            for claim in CLAIMS
-            if claim.table == table.key
-        ]
-        for table in TABLES
-        if there and table.key not in there and any(claim.table == table.key for claim in CLAIMS)
-    }
+    others = [table for table in TABLES if there and table.key not in there]
+    return {table.title: found for table in others if (found := _judged(table, None))}
+
+
+def _judged(table: AnyTable, measured: Scores | None) -> list[Judged]:
+    printed = printed_scores(table)
+    nothing = Verdict(None, "no runs")
+    return [
+        Judged(
+            claim,
+            judge(claim, table, printed),
+            nothing if measured is None else judge(claim, table, measured),
+        )
+        for claim in CLAIMS
+        if claim.table == table.key
+    ]
 
 
 def other_scores(table: TableReport) -> tuple[list[str], list[tuple[str, ...]]]:
