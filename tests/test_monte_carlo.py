@@ -67,6 +67,26 @@ def test_everything_is_left_as_it_was(case, training, learning, x):
     assert not told.mean.requires_grad
 
 
+def test_generators_of_devices_that_the_model_does_not_use_are_left_alone(x, monkeypatch):
+    seeded = []
+    for name in ("manual_seed_all", "manual_seed"):
+        monkeypatch.setattr(torch.cuda, name, lambda seed: seeded.append(seed))
+    recdrop.mc_dropout(Model(OURS, forward=0.5), x, samples=3)
+    assert seeded == []
+
+
+@pytest.mark.parametrize("layer", [nn.RNN, nn.LSTM, nn.GRU])
+def test_stock_layers_that_drop_between_theirs_are_sampled_too(layer, x):
+    model = layer(3, 4, 2, dropout=0.5).eval()
+    told = recdrop.mc_dropout(model, x, samples=5, probabilities=False)
+    assert told.spread.max() > 0.01
+    assert not model.training
+    again = recdrop.mc_dropout(model, x, samples=5, probabilities=False)
+    assert torch.equal(told.mean, again.mean)
+    with pytest.raises(ValueError, match="nothing in the model drops"):
+        recdrop.mc_dropout(layer(3, 4), x)
+
+
 def test_a_model_that_fails_is_left_as_it_was_too(x):
     model = Model(OURS, forward=0.5).eval()
     model.norm.train()

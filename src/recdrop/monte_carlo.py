@@ -57,9 +57,10 @@ def mc_dropout(
 ) -> MonteCarlo:
     """Call a model many times with its dropout on, each time with other masks.
 
-    Only dropout is switched on: recdrop's layers that drop, and torch's dropout modules. All else
-    (batch norm, say) stays in the mode it is in. The modes, the layers' settings, registered
-    buffers (a batch norm's statistics, say) and torch's generators are afterwards as they were.
+    Only dropout is switched on: recdrop's and torch's recurrent layers that drop, and torch's
+    dropout modules. All else (batch norm, say) stays in the mode it is in. The modes, the layers'
+    settings, registered buffers (a batch norm's statistics, say) and torch's generators, of the CPU
+    and of CUDA, are afterwards as they were.
     Within a sample each layer has the same recurrent masks at every call, so a model may read a
     long sequence window by window.
 
@@ -92,7 +93,9 @@ def mc_dropout(
     total = _Sums()
     with torch.random.fork_rng(devices=devices), _dropping(model, sampling):
         for one in seeds:
-            torch.manual_seed(one)  # forward dropout's
+            torch.default_generator.manual_seed(one)  # forward dropout's
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(one)
             with hold_masks(one):
                 output = _tensor(model(*arguments))
             total.add(output.softmax(-1) if probabilities else output, entropy=probabilities)
@@ -134,16 +137,16 @@ def _entropy(probabilities: Tensor) -> Tensor:
 @contextmanager
 def _dropping(model: nn.Module, sampling: Literal["sequence", "step"] | None) -> Iterator[None]:
     """Inside, what drops is in training mode, and samples as asked."""
-    layers = [m for m in model.modules() if isinstance(m, RNN | LSTM | GRU) and _drops(m)]
-    dropouts = [m for m in model.modules() if isinstance(m, _FORWARD) and m.p > 0]
-    if not layers and not dropouts:
+    droppers = [module for module in model.modules() if _drops(module)]
+    layers = [module for module in droppers if isinstance(module, RNN | LSTM | GRU)]
+    if not droppers:
         raise ValueError("nothing in the model drops anything: all samples would be the same")
     undo: list[Callable[[], object]] = []
     buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     try:
         for held, given in buffers:  # not theirs, of which a graph may hold the version
             held.update({name: b if b is None else b.clone() for name, b in given.items()})
-        for module in (*layers, *dropouts):
+        for module in droppers:
             undo.append(
                 lambda module=module, mode=module.training: setattr(module, "training", mode)
             )
@@ -171,9 +174,12 @@ def _sampled(
         return replace(spec, sampling=sampling)
 
 
-def _drops(layer: RNN | LSTM | GRU) -> bool:
-    within = any(spec.rate > 0 for spec in layer.recurrent_dropout)
-    return within or (layer.dropout > 0 and layer.num_layers > 1)
+def _drops(module: nn.Module) -> bool:
+    if isinstance(module, _FORWARD):
+        return module.p > 0
+    if isinstance(module, RNN | LSTM | GRU) and any(s.rate > 0 for s in module.recurrent_dropout):
+        return True
+    return isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1
 
 
 def _tensor(output: object) -> Tensor:
