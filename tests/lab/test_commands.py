@@ -679,6 +679,17 @@ def test_a_run_of_another_task_neither_evaluates_nor_writes(text, tmp_path, caps
         assert "a run of temporal-order, not a language model" in capsys.readouterr().err
 
 
+def test_the_device_goes_to_the_run(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "recdrop.lab.session.run_cell", lambda *_, device, **__: asked.append(device)
+    )
+    monkeypatch.setattr("recdrop.lab.commands._tell_result", lambda *_: None)
+    for more in ([], ["--device", "cuda"]):
+        main(["train", "temporal-order", "--out", str(tmp_path / "run"), *more])
+    assert asked == ["cpu", "cuda"]
+
+
 def test_the_environment_names_the_cards(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert environment()["gpu"] == ""

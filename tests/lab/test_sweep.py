@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path):
     assert lost.exit_code == 4
     assert "metrics.jsonl" in lost.message
     assert finished(good.directory, good.run) is not None
+
+
+def test_workers_train_where_the_job_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (job,) = jobs_of(tmp_path, tiny_run())
+    (lost,) = sweep(tmp_path, [replace(job, device="cuda")], 1, quiet())
+    assert lost.exit_code == 2
+    assert "torch sees no NVIDIA GPU" in lost.message
 
 
 def test_divergence_is_told_with_its_exit_code(tmp_path):

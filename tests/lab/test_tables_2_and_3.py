@@ -57,11 +57,13 @@ def test_one_command_from_text_to_report(table, cell, hidden, tmp_path):
         (["figure2", "--scale", "tenth", "--data", "nowhere"], "nowhere"),
         (["table4", "--scale", "small", "--data", "nowhere"], "--data nowhere: no such"),
         (["table5", "--data", ".", "--pretrain", "nowhere"], "--pretrain nowhere: no such"),
+        (["table1", "--scale", "quick", "--device", "cuda"], "--device cuda: torch sees no"),
     ],
 )
-def test_data_that_are_not_there_are_told_once(tokens, told, tmp_path, monkeypatch, capsys):
+def test_what_is_not_there_is_told_once(tokens, told, tmp_path, monkeypatch, capsys):
     """Before any worker is started, and before there is a folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["reproduce", *tokens, "--out", "out"]) == 2
     said = capsys.readouterr().err
     assert told in said

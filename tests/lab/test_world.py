@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from recdrop.lab import world as rooms
@@ -27,6 +28,8 @@ from recdrop.lab.errors import BadInput, LabError
 from recdrop.lab.runs import read_rows, run_cell
 from recdrop.lab.signals import stop_signals
 from recdrop.lab.storage import locked
+from recdrop.lab.tasks import prepare
+from recdrop.lab.tasks.net import place
 from recdrop.lab.train import Interrupted
 from recdrop.lab.world import World
 from tests.lab.test_runs import result_of, wait_for
@@ -409,14 +412,63 @@ def test_processes_of_one_machine_listen_on_loopback_only(tmp_path):
 
 
 def test_the_device_is_the_gpu_of_the_local_rank(monkeypatch):
-    assert World().device == torch.device("cpu") or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    world = World()
+    assert World().device == torch.device("cpu")  # a GPU is taken where it is asked for
+    world = World("cuda")
     assert world.device == torch.device("cuda", 1)
     with pytest.raises(BadInput, match="this machine has 1 GPUs, one for each process"):
         world.__enter__()
+
+
+def test_a_machine_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match="torch sees no NVIDIA GPU.*--device cpu"):
+        World("cuda").__enter__()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_update_reads_nothing_back_from_its_device(task, tmp_path):
+    """On a device without values: whoever waits for one fails, as does who forgets to move some."""
+    given = tiny_of(task, tmp_path, short=True)
+    world = World()
+    world.device = torch.device("meta")
+    trained = prepare(given.run, given.data, given.files, world).task
+    trained.begin(0)
+    for step in range(2):
+        part = trained.part(step)
+        part.objective.backward()
+        told = (part.nats, part.right)
+        assert all(t.device == world.device for t in told if isinstance(t, torch.Tensor))
+    assert {p.device for p in trained.net.parameters()} == {world.device}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_on_a_gpu_the_librarys_kernels_run_what_is_dropped(task, tmp_path, monkeypatch):
+    given = tiny_of(task, tmp_path, short=True)
+    net = prepare(given.run, given.data, given.files, World()).task.net
+    monkeypatch.setattr(nn.Module, "to", lambda net, device: net)
+    layers = [m for m in net.modules() if isinstance(m, nn.RNNBase)]
+    assert layers
+    place(net, torch.device("cpu"))
+    assert {layer.backend for layer in layers} == {"auto"}
+    place(net, torch.device("cuda"))
+    assert {layer.backend for layer in layers} == {"triton"}
+    layers[0].recurrent_dropout = 0.0
+    place(net, torch.device("cuda"))
+    assert layers[0].backend == "auto"
+
+
+def test_a_device_that_cannot_run_the_net_is_told(tmp_path, monkeypatch):
+    """Such as a GPU where Triton is missing."""
+    monkeypatch.setattr("recdrop.lab.tasks.place", lambda net, device: placed(net))
+
+    def placed(net):
+        net.lstm.backend = "triton"
+
+    with pytest.raises(BadInput, match="--device cpu: backend='triton': .*; --device cpu trains"):
+        run_cell(tmp_path, tiny_run())
 
 
 # ---------------------------------------------------------------------------------------- torchrun
@@ -438,13 +490,13 @@ def torchrun(log, *arguments):
 def ranks_of(agent):
     """Process ids of torchrun's workers, by rank."""
     found = {}
-    for place in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
             if parent == agent.pid:
-                variables = (place / "environ").read_bytes().split(b"\0")
+                variables = (process / "environ").read_bytes().split(b"\0")
                 (rank,) = (int(v[5:]) for v in variables if v.startswith(b"RANK="))
-                found[rank] = int(place.name)
+                found[rank] = int(process.name)
         except (OSError, ValueError):
             continue  # gone meanwhile, or not ready
     return found

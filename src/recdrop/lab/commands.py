@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recdrop.lab.config import Run, TaskName
 from recdrop.lab.console import complain, console, counted, say
+from recdrop.lab.environment import DeviceName
 from recdrop.lab.errors import BadInput
 from recdrop.lab.labelling import evaluate_classifier, evaluate_tagger
 from recdrop.lab.paper.presets import PRESETS
@@ -61,6 +62,8 @@ class TrainOptions(_Options):
         default_factory=list
     )
     """One setting, such as model.hidden=64, over the file's; may be repeated. none unsets."""
+    device: DeviceName = "cpu"
+    """Where to train; cuda, an NVIDIA GPU, needs Triton for recurrent dropout."""
     tensorboard: Annotated[bool, Parameter(negative="")] = False
     """Write RUN/tensorboard as well (needs recdrop[tensorboard])."""
 
@@ -84,7 +87,14 @@ def train(
 
     files = {"vectors": options.vectors, "pretrain": options.pretrain}
     given = {name: path for name, path in files.items() if path is not None}
-    result = train_here(folder, run, options.data, given, tensorboard=options.tensorboard)
+    result = train_here(
+        folder,
+        run,
+        options.data,
+        given,
+        device=options.device,
+        tensorboard=options.tensorboard,
+    )
     if result is not None:
         _tell_result(folder, task, result)
     return 0

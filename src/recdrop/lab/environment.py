@@ -4,8 +4,11 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import recdrop
+
+DeviceName = Literal["cpu", "cuda"]
 
 
 def environment() -> dict[str, str | int]:

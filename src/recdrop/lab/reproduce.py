@@ -16,6 +16,7 @@ from rich.text import Text
 
 from recdrop.lab.config import Run
 from recdrop.lab.console import complain, console, say
+from recdrop.lab.environment import DeviceName, usable_cores
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper import figure2, table1, table2, table3, table4, table5
 from recdrop.lab.paper.grid import Cell, choose
@@ -40,6 +41,8 @@ class _Options(BaseModel):
     """Runs of each cell, with seeds 0, 1, …"""
     workers: Annotated[int | None, Field(ge=1, le=1_024)] = None
     """Processes at a time, one thread each. Default: one for each core."""
+    device: DeviceName = "cpu"
+    """Where to train; with cuda all workers share one NVIDIA GPU."""
     max_epochs: Annotated[int | None, Field(ge=1, le=10**9)] = None
     """Stop each run after so many epochs even if the protocol goes on; the report says so."""
     out: Path | None = None
@@ -188,7 +191,6 @@ def _train_and_report(
     data: Path | None,
     files: Mapping[str, Path] = MappingProxyType({}),
 ) -> int:
-    from recdrop.lab.environment import usable_cores
     from recdrop.lab.progress import duration
     from recdrop.lab.report import check_free, gather, write
     from recdrop.lab.runs import run_directory
@@ -206,7 +208,10 @@ def _train_and_report(
         for seed in range(options.seeds)
         for cell in chosen
     ]
-    jobs = [Job(run_directory(folder, one.name, one.seed), one, data, files) for one in runs]
+    jobs = [
+        Job(run_directory(folder, one.name, one.seed), one, data, files, options.device)
+        for one in runs
+    ]
     if not all(is_there(job.directory / "result.json") for job in jobs):
         _check_given(jobs[0])
     make_folder(folder)
@@ -227,9 +232,13 @@ def _train_and_report(
 
 
 def _check_given(job: "Job") -> None:
-    """Find out once what else every worker would: that data are not there."""
+    """Find out once what else every worker would: that data or a GPU are not there."""
     from recdrop.lab.text import corpus_files
 
+    if job.device == "cuda":
+        from recdrop.lab.world import check_gpus
+
+        check_gpus()
     for name, path in {"data": job.data, **job.files}.items():
         if path is not None and not path.exists():
             raise BadInput(f"--{name} {path}: no such file or folder")

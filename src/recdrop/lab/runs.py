@@ -29,9 +29,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+import recdrop
 from recdrop.lab.checkpoint import Checkpoint, Checkpoints, Damaged, Tensors
 from recdrop.lab.config import Record, Run, parse_run
-from recdrop.lab.environment import environment
+from recdrop.lab.environment import DeviceName, environment
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
 from recdrop.lab.records import Failure, Progress, Result, Row
 from recdrop.lab.settings import differences, faults
@@ -71,6 +72,7 @@ def run_cell(
     data: Path | None = None,
     *,
     files: Mapping[str, Path] = MappingProxyType({}),
+    device: DeviceName = "cpu",
     watcher: Watcher | None = None,
     stopping: Stopping = never,
     save_every: float = SAVE_EVERY,
@@ -82,6 +84,7 @@ def run_cell(
         run: What to train.
         data: Where its texts are, for tasks that read any.
         files: What else it reads; see `recdrop.lab.tasks.prepare`.
+        device: Where it trains.
         watcher: Hears how it goes.
         stopping: See `recdrop.lab.train.train`; True saves and raises its `Interrupted`.
         save_every: Seconds between two checkpoints; there is one more at every new best.
@@ -90,15 +93,15 @@ def run_cell(
         What it came to; in a process that only helps without the scores of evaluation.
 
     Raises:
-        BadInput: The folder holds another run, other data or files that are no run's, or another
-            process works on it.
+        BadInput: The folder holds another run, other data or files that are no run's, another
+            process works on it, or the device cannot be had or cannot run the net.
         Diverged: A loss or gradient was not finite; ``failed.json`` keeps the message.
         StorageFailed: Something could not be read or written.
         PeerLost: Another process of the run ended or hangs.
     """
     watcher = watcher or Watcher()
     _check_free(directory)
-    with World() as world, locked(directory) if world.leads else nullcontext():
+    with World(device) as world, locked(directory) if world.leads else nullcontext():
         done = finished(directory, run)
         if done is not None:
             return done
@@ -122,6 +125,8 @@ def run_cell(
                 if folder:
                     folder.write("failed.json", Failure(kind="diverged", message=str(error)))
                 raise
+            except recdrop.BackendUnsupported as error:
+                raise BadInput(f"--device {device}: {error}; --device cpu trains without") from None
         seconds = round(time.monotonic() - begun, 3)
         result = Result(name=run.name, seed=run.seed, outcome=outcome, seconds=seconds)
         if folder:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from recdrop.lab.config import Run
 from recdrop.lab.console import complain, console, say
+from recdrop.lab.environment import DeviceName
 from recdrop.lab.errors import BadInput
 from recdrop.lab.generation import generate
 from recdrop.lab.progress import Ledger, LiveView, PlainView, view
@@ -94,6 +95,7 @@ def train_here(
     data: Path | None,
     files: Mapping[str, Path],
     *,
+    device: DeviceName = "cpu",
     tensorboard: bool = False,
 ) -> Result | None:
     """Train a run in this process, and in torchrun's others with it, with progress shown.
@@ -113,7 +115,9 @@ def train_here(
         shown = (run, ledger, display, out)
         watcher = _Board(folder, *shown) if tensorboard and leads else _Shown(*shown)
         try:
-            result = run_cell(folder, run, data, files=files, watcher=watcher, stopping=stopping)
+            result = run_cell(
+                folder, run, data, files=files, device=device, watcher=watcher, stopping=stopping
+            )
         except Interrupted as error:
             told = f"{error}; saved, the same command goes on"
             raise Stopped(stopping.number or signal.SIGTERM, told) from None

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from recdrop.lab.config import Run
+from recdrop.lab.environment import DeviceName
 from recdrop.lab.errors import BadInput
 from recdrop.lab.progress import Ledger, label, view, work
 from recdrop.lab.records import Event
@@ -36,12 +37,13 @@ _TRIES = 4  # of one run whose worker is killed
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run, its folder, where its texts are, and what else it reads, if anything."""
+    """A run, its folder, where its texts are, what else it reads, and on which device."""
 
     directory: Path
     run: Run
     data: Path | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+    device: DeviceName = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,13 @@ class _Workers:
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
         data = None if job.data is None else str(job.data)
         run = job.run.model_dump(mode="json")
-        files = {name: str(path) for name, path in job.files.items()}
-        task = {"directory": str(job.directory), "run": run, "data": data, "files": files}
+        task = {
+            "directory": str(job.directory),
+            "run": run,
+            "data": data,
+            "files": {name: str(path) for name, path in job.files.items()},
+            "device": job.device,
+        }
         with suppress(BrokenPipeError):  # it died at once, which `listen` finds out
             _pipe(process.stdin).write(json.dumps(task).encode() + b"\n")
             _pipe(process.stdin).flush()

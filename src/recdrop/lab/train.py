@@ -139,7 +139,7 @@ class _Trainer:
         if self.on_gpu != ("0.rng.cuda" in start.state):
             raise BadInput(
                 "a run goes on where it was begun, on the CPU or on a GPU, for they round and draw "
-                "differently; CUDA_VISIBLE_DEVICES= hides the GPUs"
+                "differently; --device says where"
             )
         try:
             self.task.net.load_state_dict(start.weights)
@@ -220,18 +220,21 @@ class _Trainer:
         """One update, unless something is not finite."""
         self.optimiser.zero_grad()
         part = self.task.part(step)
-        nats, count, right = self.world.sum([part.nats.item(), part.predictions, part.right])
-        if not math.isfinite(nats):
-            raise self._diverged(f"the loss is {nats}", self._bad_tensor())
         part.objective.backward()
         self.world.average_gradients(self.parameters)
         grads = {name: p.grad for name, p in self.named.items() if p.grad is not None}
-        norm = nn.utils.get_total_norm(grads.values())
-        if not math.isfinite(norm.item()):
-            raise self._diverged(f"the gradient's norm is {norm.item()}", _culprit(grads.items()))
+        total = nn.utils.get_total_norm(grads.values())
+        told = [part.nats, torch.as_tensor(part.right, device=total.device), total]
+        # The only wait for a GPU in an update.
+        nats, right, norm = torch.stack([number.double() for number in told]).tolist()
+        nats, count, right = self.world.sum([nats, part.predictions, right])
+        if not math.isfinite(nats):
+            raise self._diverged(f"the loss is {nats}", self._bad_tensor())
+        if not math.isfinite(norm):
+            raise self._diverged(f"the gradient's norm is {norm}", _culprit(grads.items()))
         most = self.run.optim.clip_norm
         if most is not None and norm > most:
-            nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+            nn.utils.clip_grads_with_norm_(self.parameters, most, total)
         self.optimiser.step()
         now = self.progress
         self._move(

@@ -1,9 +1,9 @@
 """One run in a process of its own: ``python -m recdrop.lab.worker``.
 
-The driver writes one line to standard input, ``{"directory": …, "run": …, "data": …, "files": …}``,
-and keeps the pipe open; when it closes, however the driver ended, the worker saves and ends too.
-What happens goes to standard output, one `Event` a line; what went wrong is one line on standard
-error and the exit code.
+The driver writes one line to standard input, ``{"directory": …, "run": …, "data": …, "files": …,
+"device": …}``, and keeps the pipe open; when it closes, however the driver ended, the worker saves
+and ends too. What happens goes to standard output, one `Event` a line; what went wrong is one line
+on standard error and the exit code.
 """
 
 import json
@@ -69,7 +69,13 @@ def main() -> int:
             files = {name: Path(path) for name, path in task["files"].items()}
             watcher = _Teller()
             run_cell(
-                where, run, data and Path(data), files=files, watcher=watcher, stopping=stopping
+                where,
+                run,
+                data and Path(data),
+                files=files,
+                device=task["device"],
+                watcher=watcher,
+                stopping=stopping,
             )
         except Interrupted as error:
             stopped = Stopped(stopping.number or 0, str(error))

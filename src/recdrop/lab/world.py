@@ -14,6 +14,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
+from recdrop.lab.environment import DeviceName
 from recdrop.lab.errors import BadInput, LabError
 
 # A process that is this late is taken for hung. torchrun gives it 30 s more to end, so that all are
@@ -25,36 +26,53 @@ class PeerLost(LabError):
     """Another process of the run ended, or hangs; it is for that one to say why."""
 
 
+def check_gpus() -> None:
+    """Find out whether there is any.
+
+    Raises:
+        BadInput: There is none.
+    """
+    if not torch.cuda.is_available():
+        raise BadInput(
+            "--device cuda: torch sees no NVIDIA GPU on this machine (is it a build of torch for "
+            "CUDA?); --device cpu trains without one"
+        )
+
+
 class World:
     """This process among the others.
+
+    Args:
+        device: ``"cuda"``: each process has a GPU of its own.
 
     Attributes:
         rank: Number of this process, from 0.
         size: Number of processes.
-        device: Where the net is: this process's own GPU, else the CPU.
+        device: Where the net is: the CPU, or this process's own GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: DeviceName = "cpu") -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self._local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device("cpu")
-        if torch.cuda.is_available():
-            self.device = torch.device("cuda", self._local_rank)
+        self.device = torch.device(device)
+        if device == "cuda":
+            self.device = torch.device(device, self._local_rank)
 
     def __enter__(self) -> "World":
         """Meet the others, where there are any.
 
         Raises:
-            BadInput: There are fewer GPUs than processes on this machine.
+            BadInput: There are fewer GPUs than processes on this machine, or none.
             PeerLost: The others do not come.
         """
         if self.device.type == "cuda":
+            check_gpus()
             there = torch.cuda.device_count()
             if self._local_rank >= there:
                 raise BadInput(
                     f"process {self.rank}: this machine has {there} GPUs, one for each process; "
-                    f"start {there} here, or hide the GPUs with CUDA_VISIBLE_DEVICES="
+                    f"start {there} here, or train by --device cpu"
                 )
             torch.cuda.set_device(self.device)
         if self.size > 1:

@@ -8,6 +8,7 @@ import torch
 
 from recdrop.lab.config import LanguageModelRun, NerRun, Run, SentimentRun, TemporalOrderRun
 from recdrop.lab.errors import BadInput
+from recdrop.lab.tasks.net import place
 from recdrop.lab.tasks.task import Task
 from recdrop.lab.world import World
 
@@ -61,7 +62,7 @@ def prepare(run: Run, data: Path | None, files: Mapping[str, Path], world: World
 
             given = files.get("vectors"), files.get("pretrain")
             prepared = Prepared(*prepare_sentiment(run, data, *given, world))
-    prepared.task.net.to(world.device)
+    place(prepared.task.net, world.device)
     return prepared
 
 

@@ -139,7 +139,9 @@ class LanguageModelTask:
         """One window; the objective is summed over time and averaged over rows, as the authors'."""
         if step in self._resets:
             self._state = self.net.zero_state(self.rows)
-        inputs, targets = (x.to(self.net.device) for x in self._streams.read(step))
+        inputs, targets = (
+            x.to(self.net.device, non_blocking=True) for x in self._streams.read(step)
+        )
         hidden, state = self.net.hidden(inputs, self._state)
         self._state = tuple(s.detach() for s in state)
         layer = self.net.output

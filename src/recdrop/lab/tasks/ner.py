@@ -218,10 +218,13 @@ class NerTask:
             return nothing(self.net)
         train, lengths = self._sets["train"], self._lengths[mine]
         ids, shapes, places = train.rows(self._starts[mine], lengths, self.run.model.window)
-        logits = self.net(ids.to(self.net.device), shapes.to(self.net.device), lengths)
-        targets = packed(train.tags[places], lengths).data.to(self.net.device)
+        targets = packed(train.tags[places], lengths).data
+        ids, shapes, targets = (
+            x.to(self.net.device, non_blocking=True) for x in (ids, shapes, targets)
+        )
+        logits = self.net(ids, shapes, lengths)
         nats = functional.cross_entropy(logits.data, targets, reduction="sum")
-        right = int((logits.data.argmax(-1) == targets).sum())
+        right = (logits.data.argmax(-1) == targets).sum()
         return Part(nats * (self.size / total), nats.detach(), len(targets), right)
 
     def score(self, nats: float, count: int, right: int) -> float:

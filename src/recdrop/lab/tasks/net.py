@@ -88,6 +88,19 @@ def recurrent_layers(
     )
 
 
+def place(net: nn.Module, device: torch.device) -> None:
+    """Put a net where it is trained; on a GPU the library's own kernels run what it drops.
+
+    Args:
+        net: Changed in place.
+        device: The CPU, or a GPU.
+    """
+    net.to(device)
+    for layer in net.modules():
+        if isinstance(layer, (recdrop.RNN, recdrop.LSTM, recdrop.GRU)) and device.type == "cuda":
+            layer.backend = "triton" if layer.recurrent_dropout else "auto"
+
+
 @torch.no_grad()
 def uniform_start(module: nn.Module, bound: float, generator: Generator) -> None:
     """Everything uniform in ±bound, biases included, as in the authors' code.

@@ -193,10 +193,10 @@ class SentimentTask:
         if not len(mine):  # the last batch may have fewer rows than there are processes
             return nothing(self.net)
         ids, lengths = self._stage.train.rows(mine)
-        targets = self._stage.train.labels[mine].to(self.net.device)
-        logits = self.net(ids.to(self.net.device), lengths, weak=self._weak)
+        targets = self._stage.train.labels[mine].to(self.net.device, non_blocking=True)
+        logits = self.net(ids.to(self.net.device, non_blocking=True), lengths, weak=self._weak)
         nats = functional.cross_entropy(logits, targets, reduction="sum")
-        right = int((logits.argmax(-1) == targets).sum())
+        right = (logits.argmax(-1) == targets).sum()
         return Part(nats * (self.size / len(batch)), nats.detach(), len(mine), right)
 
     def score(self, nats: float, count: int, right: int) -> float:

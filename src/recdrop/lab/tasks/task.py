@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 
 class Part(NamedTuple):
-    """One update's share of a task.
+    """One update's share of a task, where the net is; nothing of it has been waited for.
 
     Attributes:
         objective: Scalar; its gradients are followed.
@@ -20,7 +20,7 @@ class Part(NamedTuple):
     objective: Tensor
     nats: Tensor
     predictions: int
-    right: int = 0
+    right: Tensor | int = 0
 
 
 class Measured(NamedTuple):

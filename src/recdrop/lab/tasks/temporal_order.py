@@ -78,6 +78,11 @@ class TemporalOrderNet(nn.Module):
         self.lstm = recdrop.LSTM(FEATURES, hidden, recurrent_dropout=specs)
         self.readout = nn.Linear(hidden, CLASSES)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.readout.weight.device
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """Typed `nn.Module.__call__`."""
         return super().__call__(inputs)
@@ -151,10 +156,10 @@ class TemporalOrderTask:
     def part(self, step: int) -> Part:
         """One batch; the objective is its mean cross entropy."""
         k = self._order[step]
-        labels = self._labels[k][self._share]
-        logits = self.net(self._inputs[k][:, self._share])
+        logits = self.net(self._inputs[k][:, self._share].to(self.net.device, non_blocking=True))
+        labels = self._labels[k][self._share].to(self.net.device, non_blocking=True)
         loss = nn.functional.cross_entropy(logits, labels)
-        right = int((logits.argmax(1) == labels).sum())
+        right = (logits.argmax(1) == labels).sum()
         return Part(loss, loss.detach() * len(labels), len(labels), right)
 
     def score(self, nats: float, count: int, right: int) -> float:
@@ -199,9 +204,10 @@ def measure(net: TemporalOrderNet, sequences: Sequences, *, masks: bool) -> Meas
             sequences.labels.split(_EVALUATION_BATCH),
             strict=True,
         ):
-            logits = net(inputs)
-            nats += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-            right += int((logits.argmax(1) == labels).sum())
+            logits = net(inputs.to(net.device))
+            wanted = labels.to(net.device)
+            nats += nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
+            right += int((logits.argmax(1) == wanted).sum())
     finally:
         net.train(was_training)
     return Measured(nats / len(sequences.labels), right / len(sequences.labels))
