@@ -194,8 +194,8 @@ class Scripted:
 
     watched, higher_is_better, steps = "valid", False, 2
 
-    def __init__(self, scores, stages=()):
-        self.stages = stages
+    def __init__(self, scores, stages=(), losses=None):
+        self.stages, self.losses = stages, losses or [0.5] * len(scores)
         self.net = torch.nn.Linear(1, 1)
         torch.nn.init.zeros_(self.net.weight)
         self.scores = list(scores)
@@ -213,7 +213,7 @@ class Scripted:
 
     def look(self, stopping=never):
         self.looks += 1
-        return Measured(0.5, self.scores[self.looks - 1])
+        return Measured(self.losses[self.looks - 1], self.scores[self.looks - 1])
 
     def conclude(self, stopping=never):
         return {"valid": self.net.weight.item()}
@@ -225,10 +225,10 @@ class Scripted:
         pass
 
 
-def scripted(scores, optim, stages=(), **schedule):
+def scripted(scores, optim, stages=(), losses=None, **schedule):
     run = tiny_run(optim=optim, schedule=Schedule(epochs=len(scores), **schedule))
     journal = Memory()
-    return journal, train(run, Scripted(scores, stages), journal)
+    return journal, train(run, Scripted(scores, stages, losses), journal)
 
 
 def test_the_rate_is_divided_after_each_look_without_a_new_best():
@@ -249,6 +249,17 @@ def test_the_best_net_is_kept_and_the_last_ones_scores_are_told_too():
     _, outcome = scripted([5.0, 4.0, 4.5], Sgd(lr=1.0), keep="last")
     assert outcome.best_update is None
     assert outcome.scores == {"train": 1.0, "valid": -6.0}
+
+
+def test_of_equal_scores_the_lower_loss_is_the_better_one():
+    """Scores of few texts stand still while the net still learns."""
+    losses = [0.9, 0.8, 0.85, 0.7, 0.6, 0.1]
+    journal, outcome = scripted([5.0] * 5 + [6.0], Sgd(lr=1.0), losses=losses, patience=2)
+    assert (outcome.updates, outcome.stopped_by) == (12, "epochs")
+    assert outcome.best_update == 10
+    assert journal.saved[10].progress.best_loss == 0.6
+    _, outcome = scripted([5.0] * 4, Sgd(lr=1.0), losses=[0.9, 0.8, 0.9, 0.8], patience=2)
+    assert (outcome.best_update, outcome.stopped_by) == (4, "patience")
 
 
 def test_a_stage_begins_with_the_best_net_of_the_one_before():

@@ -397,7 +397,8 @@ class Schedule(Record):
             may be shorter. Loss and score are those of the batches before their updates, masks on:
             they cost nothing.
         evaluate_every: Epochs between two looks at the watched set; one more at the end.
-        keep: Which net is the run's: that of the best look, or the last.
+        keep: Which net is the run's: that of the best look (by score, of equal scores by loss), or
+            the last.
         patience: End after so many looks in a row without a new best; None never.
         min_lr: End when the learning rate has fallen below; None never.
         stop: One more rule; None for none.

@@ -46,6 +46,7 @@ class Progress(Record):
         streak: Rows in a row that reached the stop rule's training score.
         train_score: Of the last row, if any.
         best: Best score of the watched set so far, if any.
+        best_loss: The lowest loss with that score.
         best_update: When.
         waited: Looks since.
         looked_at: Update of the last look, if any.
@@ -66,6 +67,7 @@ class Progress(Record):
     streak: int = 0
     train_score: float | None = None
     best: float | None = None
+    best_loss: float | None = None
     best_update: int | None = None
     waited: int = 0
     looked_at: int | None = None

@@ -320,9 +320,10 @@ class _Trainer:
             raise self._diverged(told, self._bad_tensor())
         self._log("test" if self.task.watched == "test" else "valid", looked)
         now = self.progress
-        if now.best is None or self._better(looked.score, now.best):
+        if self._is_best(looked):
             kept = now.update if self.run.schedule.keep == "best" else None
-            self._move(looked_at=now.update, best=looked.score, best_update=kept, waited=0)
+            self._move(looked_at=now.update, best_update=kept, waited=0)
+            self._move(best=looked.score, best_loss=looked.loss)
             self.must_save = kept is not None
         else:
             self._move(looked_at=now.update, waited=now.waited + 1)
@@ -332,6 +333,15 @@ class _Trainer:
 
     def _has_looked(self) -> bool:
         return self.progress.looked_at == self.progress.update
+
+    def _is_best(self, looked: Measured) -> bool:
+        """Whether it beats all looks before; of equal scores, which few texts have, by loss."""
+        now = self.progress
+        if now.best is None or self._better(looked.score, now.best):
+            return True
+        if looked.score != now.best or now.best_loss is None:  # as in older checkpoints
+            return False
+        return looked.loss < now.best_loss
 
     def _better(self, one: float, other: float) -> bool:
         return one > other if self.task.higher_is_better else one < other
