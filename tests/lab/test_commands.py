@@ -690,12 +690,10 @@ def test_the_device_goes_to_the_run(tmp_path, monkeypatch):
     assert asked == ["cpu", "cuda"]
 
 
-def test_the_environment_names_the_cards(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+def test_the_environment_names_the_card_that_is_used(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
     assert environment()["gpu"] == ""
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: f"card {number}")
-    assert environment()["gpu"] == "card 0, card 1"
+    assert environment("cuda")["gpu"] == "a card"
 
 
 def test_dropout_between_layers_is_that_of_the_layers():

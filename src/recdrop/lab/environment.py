@@ -11,8 +11,11 @@ import recdrop
 DeviceName = Literal["cpu", "cuda"]
 
 
-def environment() -> dict[str, str | int]:
-    """Versions, threads, processors and the date in UTC, ready for JSON; ``gpu`` may be empty."""
+def environment(device: DeviceName = "cpu") -> dict[str, str | int]:
+    """Versions, threads, processors and the date in UTC, ready for JSON.
+
+    ``gpu`` is the card that is used; empty on a CPU.
+    """
     import torch  # here, for files are read without it
 
     return {
@@ -21,7 +24,7 @@ def environment() -> dict[str, str | int]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "gpu": ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else "",
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "date": now(),

@@ -110,7 +110,7 @@ def run_cell(
         journal = folder or _Silent()
         start = None
         if folder is not None:
-            folder.describe(run, prepared)
+            folder.describe(run, prepared, device)
             start = folder.resumed()
         if world.size > 1:
             start = _shared(start, directory, world)
@@ -162,7 +162,7 @@ class _Folder:
         self.metrics = directory / "metrics.jsonl"
         self.saved = time.monotonic()
 
-    def describe(self, run: Run, prepared: Prepared) -> None:
+    def describe(self, run: Run, prepared: Prepared, device: DeviceName) -> None:
         """Write what is known beforehand, or compare it with what is there."""
         for stale in ("failed.json", *(path.name for path in self.directory.glob("*.tmp"))):
             with storage(self.directory / stale):
@@ -179,7 +179,7 @@ class _Folder:
                 write_whole(path, prepared.vectors)
         if not begun:
             self.write("config.json", run)
-        write_whole(self.directory / "env.json", json.dumps(environment(), indent=2) + "\n")
+        write_whole(self.directory / "env.json", json.dumps(environment(device), indent=2) + "\n")
 
     def _same(self, name: str, content: str, *, begun: bool) -> None:
         stored = read_text(self.directory / name) if begun else None
