@@ -13,9 +13,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import recdrop
 from recdrop import backends, rng
@@ -269,6 +271,52 @@ def test_what_it_lacks_is_said(change, message):
     x = torch.randn(3, 2, 2, dtype=change.get("dtype"))
     objection = triton.why_not_anywhere(recorded(layer, x))
     assert re.search(message, objection)
+
+
+def test_amds_gpus_are_told_from_nvidias(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4.1")
+    layer = recdrop.LSTM(2, 5, recurrent_dropout=0.4, backend="triton")
+    message = r"it needs an NVIDIA GPU, this torch is built for AMD's \(ROCm 6.4.1\)"
+    with pytest.raises(recdrop.BackendUnsupported, match=message):
+        layer(torch.randn(3, 2, 2))
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card as torch describes it, with a call for it; its name and compute capability."""
+
+    def of(name, major, minor):
+        properties = SimpleNamespace(name=name, major=major, minor=minor)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        with FakeTensorMode():
+            x = torch.empty(3, 2, 2, device="cuda")
+        return dataclasses.replace(make_call(SMALL, "lstm", ALL_SITES), x=x)
+
+    monkeypatch.setattr(triton, "missing", lambda: None)
+    return of
+
+
+@pytest.mark.parametrize(("major", "minor"), [(8, 0), (8, 9), (9, 0), (10, 0), (12, 1)])
+def test_a_card_that_triton_knows_is_no_objection(major, minor, card):
+    assert triton.why_not(card("a card", major, minor)) is None
+
+
+@pytest.mark.parametrize(("name", "major", "minor"), [("Tesla V100", 7, 0), ("Tesla T4", 7, 5)])
+def test_an_older_card_is_told_what_is_needed(name, major, minor, card):
+    call = card(name, major, minor)
+    message = f"it needs compute capability 8.0, the {name} has {major}.{minor}"
+    assert triton.why_not(call) == message
+    with pytest.raises(recdrop.BackendUnsupported, match=re.escape(f"'triton': {message}")):
+        backends.select(call, "triton")
+
+
+def test_the_objection_of_an_older_card_is_compiled(card):
+    """A layer with fullgraph=True asks for it while it is traced."""
+    card("Tesla T4", 7, 5)
+    compiled = torch.compile(
+        lambda x: (x, triton._too_old(x.device)), fullgraph=True, backend="eager"
+    )
+    assert "the Tesla T4 has 7.5" in compiled(torch.ones(2))[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

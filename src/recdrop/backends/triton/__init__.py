@@ -23,6 +23,8 @@ def missing() -> str | None:
     """Why this backend cannot run anything here, or None."""
     if find_spec("triton") is None:
         return "Triton is not installed (pip install triton)"
+    if torch.version.hip is not None:
+        return f"it needs an NVIDIA GPU, this torch is built for AMD's (ROCm {torch.version.hip})"
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     return None
@@ -34,7 +36,18 @@ def why_not(call: Recurrence) -> str | None:
         return absent
     if call.x.device.type != "cuda":
         return f"it runs on CUDA devices, the input is on {call.x.device}"
+    if (old := _too_old(call.x.device)) is not None:
+        return old
     return why_not_anywhere(call)
+
+
+@torch.compiler.assume_constant_result  # Dynamo cannot look at a card
+def _too_old(device: torch.device) -> str | None:
+    """Triton's own minimum; older cards multiply neither bfloat16 nor TF32."""
+    card = torch.cuda.get_device_properties(device)
+    if card.major >= 8:
+        return None
+    return f"it needs compute capability 8.0, the {card.name} has {card.major}.{card.minor}"
 
 
 def why_not_anywhere(call: Recurrence) -> str | None:
