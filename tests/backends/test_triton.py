@@ -18,9 +18,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import recdrop
-from recdrop import backends, rng
+from recdrop import RecurrentDropout, backends, rng
 from recdrop.backends import reference, triton
 from recdrop.testing import (
     CASES,
@@ -36,6 +38,7 @@ from tests.backends.triton_cases import (
     assert_as_near_as_the_reference,
     of_cell,
 )
+from tests.helpers import tensors
 
 jit = pytest.importorskip("triton").jit
 tl = pytest.importorskip("triton.language")
@@ -254,6 +257,103 @@ def recorded(layer, x):
         patch.setattr(backends, "run", lambda call, name: (calls.append(call), original(call))[1])
         layer(x)
     return calls[0]
+
+
+# ---------------------------------------------------------------------------- layers, and compiling
+
+
+@pytest.fixture
+def anywhere(monkeypatch):
+    """Layers on the CPU take ``backend="triton"`` too."""
+    here = dataclasses.replace(backends.BACKENDS["triton"], why_not=triton.why_not_anywhere)
+    monkeypatch.setitem(backends.BACKENDS, "triton", here)
+
+
+def outputs_and_gradients(f, layer, x):
+    layer.zero_grad()
+    with recdrop.hold_masks(5):
+        out = tensors(f(x))
+    sum(o.square().sum() for o in out).backward()
+    return [*(o.detach() for o in out), *(p.grad for p in layer.parameters())]
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_a_compiled_layer_is_the_eager_one():
+    torch.compiler.reset()
+    layer = recdrop.LSTM(2, 5, bidirectional=True, recurrent_dropout=0.4, backend="triton")
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for steps in (3, 4):  # the second length makes T dynamic
+        x = torch.randn(steps, 3, 2)
+        expected = outputs_and_gradients(layer, layer, x)
+        got = outputs_and_gradients(compiled, layer, x)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert not torch.equal(compiled(x)[0], compiled(x)[0])
+
+
+READS = [
+    getattr(torch.ops.aten, name)
+    for name in ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal")
+]
+SCANS = {
+    torch.ops.recdrop.triton_scan: triton._scan,
+    torch.ops.recdrop.triton_scan_backward: triton._scan_backward,
+}
+
+
+class ReadsBack(TorchDispatchMode):
+    """Counts values that the host reads of tensors: on a card it would wait for each.
+
+    Our operators are opaque to such a mode, so it runs what they run.
+    """
+
+    def __init__(self, lengths):
+        super().__init__()
+        self.lengths = lengths  # of a packed input: on the CPU, whatever the device
+        self.count = self.scans = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in READS:
+            self.count += self.lengths is None or args[0]._base is not self.lengths
+        if func.overloadpacket not in SCANS:
+            return func(*args, **(kwargs or {}))
+        self.scans += 1
+        with self:
+            return SCANS[func.overloadpacket](*args)
+
+
+class NoLaunch:
+    def __getitem__(self, grid):
+        return lambda **arguments: None
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "args"),
+    [("RNN", {}), ("LSTM", {}), ("GRU", {}), ("GRU", {"reset_after": False})],
+)
+def test_a_training_step_reads_nothing_back(kind, args, packed, monkeypatch):
+    """Its host code, without its kernels. On a card it reads the key, which is on the CPU."""
+    from recdrop.backends.triton import launch
+
+    for name in ("forward", "backward", "see"):
+        monkeypatch.setattr(launch.kernels, name, NoLaunch())
+    drops = RecurrentDropout(0.4, "hidden")
+    layer = getattr(recdrop, kind)(2, 5, 2, recurrent_dropout=drops, backend="triton", **args)
+    given, lengths = torch.randn(4, 3, 2), None
+    if packed:
+        given = pack_padded_sequence(given, torch.tensor([2, 4, 1]), enforce_sorted=False)
+        lengths = given.batch_sizes
+
+    def reads():
+        with ReadsBack(lengths) as mode:
+            sum(out.sum() for out in tensors(layer(given))).backward()
+        assert mode.scans == 4  # two layers, there and back
+        return mode.count
+
+    assert reads() == 0
+    monkeypatch.setattr(launch, "processors", lambda device: int(torch.ones(())))
+    assert reads() == 4  # so one would be seen
 
 
 # --------------------------------------------------------------------------------------- objections
