@@ -242,19 +242,17 @@ def converted(tags: Sequence[str], scheme: Scheme) -> list[str]:
     return tags_of(entities(tags), len(tags), scheme)
 
 
-def recognised(sentences: Iterable[Sentence]) -> Scheme:
-    """The scheme of tags.
+def recognised(sentences: Sequence[Sentence]) -> Scheme:
+    """The scheme of tags: the one with the fewest `misplaced`.
 
     Returns:
-        ``"iobes"`` if there is an E, S, L or U; else ``"iob2"`` if every entity begins with B, as
-        they do where there is none; else ``"iob1"``.
+        Of schemes with equally many ``"iobes"`` if there is an E, S, L or U, else ``"iob2"``. So
+        one slip in a file leaves its scheme as it is.
     """
-    begins = True
-    for _, tags, _ in sentences:
-        if any(tag[0] in "ESLU" for tag in tags):
-            return "iobes"
-        begins = begins and all(tags[entity.start][0] == "B" for entity in entities(tags))
-    return "iob2" if begins else "iob1"
+    schemes: list[Scheme] = ["iob2", "iob1"]
+    if any(tag[0] in "ESLU" for one in sentences for tag in one.tags):
+        schemes.insert(0, "iobes")  # else iob2 has no more of them: iobes has each entity's last
+    return min(schemes, key=lambda scheme: len(misplaced(sentences, scheme)))
 
 
 def misplaced(sentences: Iterable[Sentence], scheme: Scheme) -> list[int]:
@@ -265,7 +263,7 @@ def misplaced(sentences: Iterable[Sentence], scheme: Scheme) -> list[int]:
     lines = []
     for _, tags, line in sentences:
         for i, (tag, meant) in enumerate(zip(tags, converted(tags, scheme), strict=True)):
-            if tag[0].translate(_IOBES) + tag[1:] != meant:
+            if tag != meant and tag[0].translate(_IOBES) + tag[1:] != meant:
                 lines.append(line + i)
     return lines
 
