@@ -13,7 +13,14 @@ import pytest
 
 from recdrop.lab.errors import BadInput
 from recdrop.lab.label_scores import accuracy, f1_of, labels_to_score, mean_f1
-from recdrop.lab.labelled import labels_of, labels_to_train, read_labelled, read_splits
+from recdrop.lab.labelled import (
+    Labelled,
+    alone_at_the_top,
+    labels_of,
+    labels_to_train,
+    read_labelled,
+    read_splits,
+)
 from tests.lab.benchmark_data import benchmark
 
 
@@ -50,7 +57,6 @@ def refused(pattern, call, *args, **kwargs):
         ("a.tsv", " Sentence\tx\tCLASS \ngood\t\tpos\n", ["good|pos|2"]),
         ("a.csv", "tweet,sentiment,a,b\ngood,pos,,\n", ["good|pos|2"]),
         ("a.csv", '"text","tweet","label"\nx,y,pos\n', ["x|pos|2"]),  # the first of them
-        ("a.tsv", "text\tgood\nneg\tbad\n", ["good|text|1", "bad|neg|2"]),  # no label: no header
         # Quotes and line breaks.
         ("a.tsv", 'pos\t"good\nneg\tso "bad"\n', ['"good|pos|1', 'so "bad"|neg|2']),
         ("a.csv", 'pos,"a\r\n\nb"\n\nneg,c\n', ["a\n\nb|pos|1", "c|neg|5"]),
@@ -85,6 +91,10 @@ def test_formats(tmp_path, name, content, expected):
         ("a,b\ngood,pos\n", {"text_column": "a", "label_column": 2}, ["good|pos|2"]),
         ("text,label,x\na,b,c\n", {"text_column": 3}, ["c|b|2"]),
         ("text,label,x\na,b,c\n", {"text_column": 3, "label_column": 1}, ["c|a|2"]),
+        ("mood,text\npos,good\n", {"label_column": 1}, ["good|pos|2"]),
+        ("class,b\npos,good\n", {"text_column": 2}, ["good|pos|2"]),
+        # Both by number: one usual name alone makes no header.
+        ("class,b\npos,good\n", {"text_column": 2, "label_column": 1}, ["b|class|1", "good|pos|2"]),
     ],
 )
 def test_columns_can_be_given(tmp_path, content, columns, expected):
@@ -132,10 +142,21 @@ def test_a_folder_of_labels(tmp_path):
         *(("a" + s, b"{}\t\xff", f"a{s}:1: byte 4 of the line: not") for s in (".tsv", ".csv", "")),
         ("a.tsv", b"a\tb\na\tb\tc\n", "a.tsv:2: 3 columns, expected 2 as in line 1"),
         ("a.tsv", b"\na\tb\na\n", "a.tsv:3: 1 column, expected 2 as in line 2"),
-        ("a.csv", b'a,b\n"c\nd",e\nf\n', "a.csv:4: 1 column, expected 2"),
+        ("a.csv", b'a,b\nc,"d\ne"\nf\n', "a.csv:4: 1 column, expected 2"),
         ("a.tsv", b"good\n", "a.tsv:1: 1 column and no header; expected label and text, or id"),
         ("a.csv", b"a,b,c,d\n", "a.csv:1: 4 columns and no header"),
+        ("a.csv", b"sentiment,review\npos,a\n", "a.csv:1: is this a header? A column sentiment is "
+         "there for the label, but none of text, tweet, sentence; if it is, name the other one "
+         "with --text-column; if not, give both by number"),
+        ("a.tsv", b"text\tgood\nneg\tbad\n", "a.tsv:1: is this a header? A column text is there "
+         "for the text, but none of label, sentiment, class; if it is, name the other one with "
+         "--label-column; if not"),
+        ("a.tsv", b"a\tb\tc\tCLASS\n", "a.tsv:1: is this a header? A column class is there"),
         ("a.tsv", b"pos\ta\npos\t \n", "a.tsv:2: the text is blank"),
+        ("a.csv", b'pos,a\n" p\to",b\n', "a.csv:2: the label 'p\\to' has a tab, a line break or "),
+        ("a.csv", b'pos,a\n"p\r\no",b\n', "a.csv:2: the label 'p\\no' has a tab, a line break"),
+        ("a.tsv", "p\u2028o\ta\n".encode(), "a.tsv:1: the label 'p\\u2028o' has a tab, a line"),
+        ("a.jsonl", b'{"text": "a", "label": "p\\u0007o"}', "a.jsonl:1: the label 'p\\x07o' has a"),
         ("a.tsv", b"text\tlabel\na\t\n", "a.tsv:2: the label is blank"),
         ("a.tsv", b"good\tpos\nbad\tneg\nso\tneg\n", "a.tsv has fewer different texts than labels"),
         ("a.csv", b'a,b\npos,"good\n\nneg,bad\n', "a.csv:2: not CSV (unexpected end of data)"),
@@ -169,15 +190,77 @@ def test_refusals(tmp_path, name, content, told):
     [
         ({"text_column": 3, "label_column": 1}, "2 columns, so none has the number 3"),
         ({"text_column": 0, "label_column": 1}, "none has the number 0"),
-        ({"text_column": 1}, "no column label or sentiment or class (no header); give the name or"),
+        ({"text_column": 1}, "no column label or sentiment or class (no header); give its name or "
+         "number with --label-column"),
         ({"label_column": "2"}, "no column text or tweet or sentence (no header)"),
         ({"text_column": 1, "label_column": "1"}, "text and label are both column 1"),
         ({"text_column": "x", "label_column": 1}, "no column x (the columns are 'a', 'b')"),
     ],
-)
+)  # fmt: skip
 def test_wrong_columns_are_refused(tmp_path, columns, told):
     message = refused(re.escape(told), rows, tmp_path, "a,b\nc,d\n", "own.csv", **columns)
     assert message.startswith(f"{tmp_path / 'own.csv'}:1: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "options"),
+    [
+        ("a.csv", "rating,review", "--text-column 2 --label-column 1"),
+        ("a.tsv", "id\trating\treview", "--text-column 3 --label-column 2"),
+    ],
+)
+def test_a_header_of_other_names_is_no_text_to_learn_from(tmp_path, name, header, options):
+    """Its label is the only one that is there once."""
+    tab, labels = "," if name == "a.csv" else "\t", ["pos", "neg"]
+    body = [f"{labels[i % 2]}{tab}{i} it is" for i in range(40)]
+    body = [f"{i}{tab}{row}" if "id" in header else row for i, row in enumerate(body)]
+    path = written(tmp_path, "\n".join([header, *body]), name)
+    told = refused("is this a header", read_splits, path)
+    assert told.startswith(f"{path}:1: is this a header? No other row has its label 'rating', and")
+    assert told.endswith(f"if not by number, such as {options}")
+    names = {"text_column": "review", "label_column": "rating"}
+    assert sum(map(len, read_splits(path, **names).values())) == 40
+    text, label = options.split()[1::2]
+    numbers = {"text_column": text, "label_column": label}
+    assert sum(map(len, read_splits(path, **numbers).values())) == 41  # then it is no header
+    assert len(read_labelled(path)) == 41  # to be evaluated labels are held against a run's
+
+
+def test_a_header_of_other_names_in_a_folder(tmp_path):
+    for part in ("train", "valid", "test"):
+        written(tmp_path, "rating,review\npos,a\npos,b\nneg,c\nneg,d\n", f"{part}.csv")
+    assert "train.csv:1: " in refused("is this a header", read_splits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "alone"),
+    [
+        ("x a a b b", True),
+        ("x a a", True),
+        ("a a b b", False),
+        ("x a b b", False),  # another rare one
+        ("a x a b b", False),  # not the first
+        ("x a b c", False),
+        ("x", False),
+    ],
+)
+def test_a_label_alone_at_the_top(labels, alone):
+    rows = [Labelled(f"text {i}", label, i) for i, label in enumerate(labels.split(), 1)]
+    assert alone_at_the_top(rows) is alone
+
+
+def test_a_rare_label_at_the_top_may_be_a_row(tmp_path):
+    """JSON, files named by their label, and a table with a header leave no doubt."""
+    rows = [("rare", "x"), *(("ab"[i % 2], f"text {i}") for i in range(40))]
+    lines = [json.dumps({"label": label, "text": text}) for label, text in rows]
+    assert read_splits(written(tmp_path, "\n".join(lines), "a.jsonl"))
+    table = "".join(f"{label}\t{text}\n" for label, text in [("label", "text"), *rows])
+    assert read_splits(written(tmp_path, table))
+    for name in {label for label, _ in rows}:
+        texts = [text for label, text in rows if label == name]
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        written(tmp_path / "folder", "\n".join(texts), f"{name.replace('rare', '0')}.txt")
+    assert read_splits(tmp_path / "folder")
 
 
 def test_missing_files_are_named(tmp_path):
@@ -291,7 +374,10 @@ def oracle(raw, suffix):
         raise Refused("")
     first, names = table[0]
     header = [name.strip().lower() for name in names]
-    titled = "text" in header and "label" in header
+    usual = [name in header for name in ("text", "label")]
+    titled = all(usual)
+    if any(usual) and not titled:
+        raise Refused(first)
     if titled:
         text, label = header.index("text"), header.index("label")
     elif len(names) in (2, 3):
@@ -301,6 +387,8 @@ def oracle(raw, suffix):
     found = []
     for line, cells in table[titled:]:
         if len(cells) != len(names) or not cells[text].strip() or not cells[label].strip():
+            raise Refused(line)
+        if len(cells[label].strip().splitlines()) > 1 or "\t" in cells[label].strip():
             raise Refused(line)
         found.append((cells[text].strip(), cells[label].strip(), line))
     texts, labels, _ = map(set, zip(*found, strict=True)) if found else ((), (), ())
@@ -398,6 +486,7 @@ def fuzz_json(folder, seed, files):
             made.append(json.dumps(row, ensure_ascii=rng.random() < 0.5))
             text, label = (row.get(key) for key in keys[:2])
             label = str(label) if type(label) is int else label
+            label = None if label == "a\nb" else label  # a line break
             sound = isinstance(text, str) and isinstance(label, str)
             expected.append((text.strip(), label.strip(), line) if sound else None)
         raw = "\n".join(made).encode()

@@ -347,6 +347,9 @@ def test_columns_in_json_lines_out_with_uncertainty(trained, tmp_path, capsys):
         ({"train.txt": "a Q\n", "valid.txt": "a O\n", "test.txt": "a O\n"}, "train.txt:1: 'Q'"),
         ({"train.txt": "a O\nb\n", "valid.txt": "a O\n", "test.txt": "a O\n"}, "train.txt:2"),
         ({"train.txt": "", "valid.txt": "a O\n", "test.txt": "a O\n"}, "train.txt"),
+        ({n: f"a O {t}\n" for n, t in (("train", "O"), ("valid", "B-X"), ("test", "B-X"))},
+         "no entity in 1 word to train on, every tag in the last column is O; are the tags in "
+         "another column? --column N names it"),
     ],
 )  # fmt: skip
 def test_bad_folders_are_refused(files, told, tmp_path, capsys):

@@ -12,9 +12,10 @@ from recdrop.lab.cli import main
 from recdrop.lab.config import Adam, Classifier, LabelledData, Schedule, SentimentRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.label_scores import labels_to_score, mean_f1
+from recdrop.lab.labelled import Labelled
 from recdrop.lab.runs import read_rows, run_cell
 from recdrop.lab.settings import changed
-from recdrop.lab.tasks.reading import SEMEVAL, words_of
+from recdrop.lab.tasks.reading import SEMEVAL, label_notes, words_of
 from recdrop.lab.tasks.rows import in_order
 from recdrop.lab.tasks.sentiment import ClassifierNet, SentimentTask, Stage, Texts
 from recdrop.lab.train import Interrupted
@@ -388,6 +389,44 @@ def test_a_file_alone_is_split(tmp_path):
     run_cell(tmp_path / "run", tiny(schedule={"epochs": 1}), file)
     sources = json.loads((tmp_path / "run" / "data.json").read_text())
     assert [sources[n]["texts"] for n in ("train", "valid", "test")] == [54, 3, 3]
+
+
+def test_the_labels_are_told_with_their_numbers():
+    def notes(labels, **columns):
+        rows = [Labelled(f"text {i}", label, i) for i, label in enumerate(labels, 1)]
+        return label_notes("train", rows, LabelledData(**columns))
+
+    assert notes(["b", "a", "b"]) == ["train: 3 texts: 1 a, 2 b"]
+    assert notes(["x" * 100] * 1_000 + ["y"]) == [f"train: 1,001 texts: 1,000 {'x' * 37}..., 1 y"]
+    many = [label for i, label in enumerate("abcdefghi") for _ in range(i + 1)]
+    assert notes(many) == ["train: 45 texts: 9 labels, from 9 i to 1 a"]
+    alone = ["rating", "a", "a", "b", "b"]
+    assert len(notes(alone)) == len(notes(alone, text_column="t", label_column="2")) == 1
+    _, doubt = notes(alone, text_column=1, label_column="2")
+    assert doubt == (
+        "train: line 1 was read as a text, and no other has its label 'rating'; if it is a header, "
+        "give the columns by name"
+    )
+
+
+@pytest.mark.parametrize("part", ["train", "weak"])
+def test_a_header_of_other_names_trains_nothing(part, tmp_path, capsys):
+    data, weak = write_texts(tmp_path / "data"), weak_texts(tmp_path / "weak.tsv")
+    tokens = ["train", "sentiment", "--data", str(data), "--pretrain", str(weak), *SMALL]
+    tokens += ["--set", "schedule.epochs=2", "--out", str(tmp_path / "run")]
+    path = data / "train.tsv" if part == "train" else weak
+    right = path.read_text()
+    path.write_text(right.replace("label\ttext", "rating\treview"))
+    assert main(tokens) == 2
+    said = capsys.readouterr().err
+    assert f"{path.name}:1: is this a header? No other row has its label 'rating'" in said
+    path.write_text(right)
+    assert main(tokens) == 0
+    said = capsys.readouterr().out
+    for name, rows in (("train", texts(60)), ("pretrain", texts(54, 7, weak=True))):
+        numbers = sorted(Counter(label for label, _ in rows).items())
+        told = ", ".join(f"{number} {label}" for label, number in numbers)
+        assert f"\n{name}: {len(rows)} texts: {told}\n" in f"\n{said}"
 
 
 SMALL = ["--set", "model.hidden=4", "--set", "model.embedding=3", "--set", "schedule.epochs=1"]

@@ -16,14 +16,19 @@ Which columns:
 * Without a header there are two or three columns: the last is the text, the one before it the label
   (SemEval's files are id, label, text). Where so fewer texts than labels differ, the columns are
   surely in another order, and the file is refused.
+* So is one whose first row has a usual name for text or label only: it may be a header or not. To
+  be trained on, one whose first row has a label that no other has, while each of the others is
+  there twice or more: that row is surely a header with names of its own.
 * A column can be given, by its name, and then the first row is a header, or by its number from 1.
-  Where only one is given, the other one needs its usual name in a header.
+  Where only one is given, the other one needs its usual name in a header. Where both are given by
+  number, the first row is a header only if it has the usual names of both.
 
 Which rows:
 
 * A blank line is no row, but for a line break in quotes. All rows have equally many columns.
 * Blanks around texts and labels are dropped. Neither may be blank, nor have more than 131,072
-  characters (``csv``'s own limit): a quote that is never closed ends there.
+  characters (``csv``'s own limit): a quote that is never closed ends there. A label has no tab, no
+  line break and no other control character: answers have one on each line.
 * A line that breaks these rules is refused with its number, that of a row's first line.
 
 A folder with ``LABEL.txt`` for each label, one text a line, is labelled texts too, in the order of
@@ -39,10 +44,12 @@ Within a part it stays.
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import category
 
 from recdrop.lab.errors import BadInput
 from recdrop.lab.files import TextFile
@@ -56,6 +63,7 @@ _TEXT = ("text", "tweet", "sentence")
 _LABEL = ("label", "sentiment", "class")
 _SUFFIXES = (".tsv", ".csv", ".jsonl")
 _LONGEST = 131_072
+_CONTROLS = ("Cc", "Zl", "Zp")  # Unicode's categories of controls, ends of lines and of paragraphs
 
 
 class Labelled(NamedTuple):
@@ -76,7 +84,11 @@ class Labelled(NamedTuple):
 
 
 def read_labelled(
-    path: Path, text_column: Column = None, label_column: Column = None
+    path: Path,
+    text_column: Column = None,
+    label_column: Column = None,
+    *,
+    to_train: bool = False,
 ) -> list[Labelled]:
     """Read one set of labelled texts.
 
@@ -84,6 +96,7 @@ def read_labelled(
         path: A table, or a folder with a file for each label.
         text_column: Of the table.
         label_column: Of the table.
+        to_train: Whether its labels are to be learned, and so must not be a header's.
 
     Raises:
         BadInput: It is missing, or refused by the rules above.
@@ -100,8 +113,11 @@ def read_labelled(
         ]
     else:
         file = TextFile.open(path)
-        read = _read_objects if _suffix(file) == ".jsonl" else _read_table
-        rows = read(file, _column(text_column), _column(label_column))
+        columns = _column(text_column), _column(label_column)
+        if _suffix(file) == ".jsonl":
+            rows = _read_objects(file, *columns)
+        else:
+            rows = _read_table(file, *columns, to_train=to_train)
     if not rows:
         raise BadInput(f"{path} has no rows; expected texts with labels")
     return rows
@@ -136,9 +152,10 @@ def read_splits(
                 "give all three, or the one file alone, and it is split 90/5/5"
             )
         return {
-            part: read_labelled(file, text_column, label_column) for part, file in files.items()
+            part: read_labelled(file, text_column, label_column, to_train=part == "train")
+            for part, file in files.items()
         }
-    return _split(path, read_labelled(path, text_column, label_column))
+    return _split(path, read_labelled(path, text_column, label_column, to_train=True))
 
 
 def labels_of(rows: Iterable[Labelled]) -> tuple[str, ...]:
@@ -163,6 +180,15 @@ def labels_to_train(rows: Sequence[Labelled], path: Path) -> tuple[str, ...]:
             "expected two labels or more"
         )
     return labels
+
+
+def alone_at_the_top(rows: Sequence[Labelled]) -> bool:
+    """Whether the first row has a label that no other has, and each of the others is there twice.
+
+    So it is where a header was read as a row.
+    """
+    others = Counter(row.label for row in rows)
+    return others.pop(rows[0].label) == 1 and min(others.values(), default=0) > 1
 
 
 def _label_files(folder: Path) -> list[Path]:
@@ -232,30 +258,32 @@ def _row(path: Path, line: int, text: str, label: str) -> Labelled:
             )
         if not value or value.isspace():
             raise BadInput(f"{path}:{line}: the {what} is blank; fill it in or leave the row out")
-    return Labelled(text.strip(), sys.intern(label.strip()), line)
+    label = label.strip()
+    if not label.isprintable() and any(category(char) in _CONTROLS for char in label):
+        raise BadInput(
+            f"{path}:{line}: the label {shown(label)} has a tab, a line break or another control "
+            "character; expected a name on one line: take it out, or give another column"
+        )
+    return Labelled(text.strip(), sys.intern(label), line)
 
 
 # ------------------------------------------------------------------------------------------ tables
 
 
-def _read_table(file: TextFile, text_column: Column, label_column: Column) -> list[Labelled]:
+def _read_table(
+    file: TextFile, text_column: Column, label_column: Column, *, to_train: bool
+) -> list[Labelled]:
     table = _cells_of_csv(file) if _suffix(file) == ".csv" else _cells_of_tsv(file)
     first, names = next(table, (0, []))
     if not names:
         return []
+    where = f"{file.path}:{first}"
     header = [name.strip().lower() for name in names]
-    titled = isinstance(text_column, str) or isinstance(label_column, str)
-    titled = titled or not (set(_TEXT).isdisjoint(header) or set(_LABEL).isdisjoint(header))
+    titled = _titled(header, text_column, label_column)
     bare = not titled and text_column is None and label_column is None
     if bare:
-        if len(names) not in (2, 3):
-            raise BadInput(
-                f"{file.path}:{first}: {_columns(names)} and no header; expected label and text, "
-                "or id, label and text; name the columns in the first row, or give the numbers of "
-                "text and label"
-            )
+        _check_bare(where, header)
         text_column, label_column = len(names), len(names) - 1
-    where = f"{file.path}:{first}"
     text = _place(where, header, titled, "text", text_column, _TEXT)
     label = _place(where, header, titled, "label", label_column, _LABEL)
     if text == label:
@@ -271,10 +299,51 @@ def _read_table(file: TextFile, text_column: Column, label_column: Column) -> li
     if bare and len({row.text for row in rows}) < len(labels_of(rows)):
         raise BadInput(
             f"{file.path} has fewer different texts than labels: without a header the last column "
-            "is the text, the one before it the label; name the columns in the first row, or give "
-            "the numbers of text and label"
+            f"is the text, the one before it the label; {_give_both(label + 1, text + 1)}"
+        )
+    if bare and to_train and alone_at_the_top(rows):
+        raise BadInput(
+            f"{where}: is this a header? No other row has its label {shown(rows[0].label)}, and "
+            f"each other label is there twice or more; {_give_both(text + 1, label + 1)}"
         )
     return rows
+
+
+def _titled(header: list[str], text_column: Column, label_column: Column) -> bool:
+    """Whether the first row is a header."""
+    given = (text_column, label_column)
+    if any(isinstance(column, str) for column in given):
+        return True
+    usual = [not set(names).isdisjoint(header) for names in (_TEXT, _LABEL)]
+    return usual[given.index(None)] if given.count(None) == 1 else all(usual)
+
+
+def _check_bare(where: str, header: list[str]) -> None:
+    """Refuse a first row that may be a header or not, or tells no columns."""
+    for known, usual, other, others in (
+        ("text", _TEXT, "label", _LABEL),
+        ("label", _LABEL, "text", _TEXT),
+    ):
+        found = next((name for name in usual if name in header), None)
+        if found is not None:
+            raise BadInput(
+                f"{where}: is this a header? A column {found} is there for the {known}, but none "
+                f"of {', '.join(others)}; if it is, name the other one with --{other}-column; "
+                "if not, give both by number"
+            )
+    if len(header) not in (2, 3):
+        raise BadInput(
+            f"{where}: {_columns(header)} and no header; expected label and text, or id, label and "
+            f"text; {_give_both(2, 1)}"
+        )
+
+
+def _give_both(text: int, label: int) -> str:
+    """What to do where columns, such as these, are to be given."""
+    return (
+        "if it has one, give --text-column and --label-column by name, if not by number, such as "
+        f"--text-column {text} --label-column {label}"
+    )
 
 
 def _place(
@@ -291,8 +360,8 @@ def _place(
             return header.index(name)
     there = f"the columns are {', '.join(map(shown, header[:20]))}" if titled else "no header"
     raise BadInput(
-        f"{where}: no column {' or '.join(wanted)} ({there}); give the name or the number of the "
-        f"{what} column"
+        f"{where}: no column {' or '.join(wanted)} ({there}); give its name or number with "
+        f"--{what}-column"
     )
 
 

@@ -16,11 +16,18 @@ from recdrop.lab.config import LabelledData, NerRun, SentimentRun
 from recdrop.lab.conll import Sentence, converted, misplaced, read_columns, recognised
 from recdrop.lab.console import counted
 from recdrop.lab.errors import BadInput
-from recdrop.lab.labelled import Labelled, labels_to_train, read_labelled, read_splits
+from recdrop.lab.labelled import (
+    Labelled,
+    alone_at_the_top,
+    labels_to_train,
+    read_labelled,
+    read_splits,
+)
 from recdrop.lab.storage import storage
 from recdrop.lab.tasks.ner import NerTask
 from recdrop.lab.tasks.sentiment import SentimentTask, Stage, Texts
 from recdrop.lab.tweets import tokenise, without_emoticons
+from recdrop.lab.vocabulary import shown
 from recdrop.lab.words import Words, read_words
 from recdrop.lab.world import World
 
@@ -33,11 +40,13 @@ def prepare_ner(run: NerRun, data: Path, vectors: Path | None, world: World) -> 
     """What `recdrop.lab.tasks.Prepared` has, of a tagger.
 
     Raises:
-        BadInput: A file is missing, refused, or without tags.
+        BadInput: A file is missing, refused, or without tags, or the training set without entities.
         StorageFailed: The system refused to read.
     """
     sources, sets, notes = {}, {}, []
     for name, (path, sentences) in _tagged(data, run.data.column).items():
+        if name == "train":
+            _check_entities(path, sentences, run.data.column)
         notes.append(_scheme_note(name, path, sentences))
         sets[name] = [
             one._replace(tags=tuple(converted(one.tags, run.data.scheme))) for one in sentences
@@ -52,6 +61,17 @@ def prepare_ner(run: NerRun, data: Path, vectors: Path | None, world: World) -> 
     tags = sorted({tag for one in sets["train"] for tag in one.tags} | {"O"})
     task = NerTask(run, sets, words, tags, world.rank, world.size)
     return _read(task, sources | {"tags": tags}, words, notes)
+
+
+def _check_entities(path: Path, sentences: list[Sentence], column: int) -> None:
+    """Refuse a set that teaches nothing: mostly the tags are in another column."""
+    if all(tag == "O" for one in sentences for tag in one.tags):
+        which = "the last column" if column == -1 else f"column {column}"
+        words = counted(sum(len(one.words) for one in sentences), "word")
+        raise BadInput(
+            f"{path}: no entity in {words} to train on, every tag in {which} is O; are "
+            "the tags in another column? --column N names it"
+        )
 
 
 def _scheme_note(name: str, path: Path, sentences: list[Sentence]) -> str:
@@ -143,7 +163,8 @@ def prepare_sentiment(
         )
         stages.insert(0, Stage(weak.labels, *parts))
     task = SentimentTask(run, stages, numbered, words, world.rank, world.size)
-    notes = [f"{name}: {counted(len(rows), 'text')}" for name, rows in sets.items()]
+    notes = [note for name, rows in sets.items() for note in label_notes(name, rows, how)]
+    notes += [] if weak is None else weak.notes
     return _read(task, sources, words, notes)
 
 
@@ -151,8 +172,9 @@ class _Weak:
     """Texts to pre-train on, without the emoticons that may have given the labels."""
 
     def __init__(self, path: Path, data: LabelledData) -> None:
-        rows = read_labelled(path, **_columns(data))
+        rows = read_labelled(path, **_columns(data), to_train=True)
         self.labels = labels_to_train(rows, path)
+        self.notes = label_notes("pretrain", rows, data)
         train = [row for i, row in enumerate(rows) if i % _WEAK_HELD]
         self.rows = {"train": train, "valid": list(rows[::_WEAK_HELD])}
         self.texts = {
@@ -189,7 +211,10 @@ def semeval(folder: Path, data: LabelledData) -> dict[str, list[Labelled]]:
             f"{folder} has no {', '.join(f'{name}.tsv' for name in missing)}; the texts are to be "
             "had from the pages of SemEval 2013, 2014 and 2015, task on sentiment in Twitter"
         )
-    read = {name: read_labelled(path, **_columns(data)) for name, path in files.items()}
+    read = {
+        name: read_labelled(path, **_columns(data), to_train=name in _TRAINING)
+        for name, path in files.items()
+    }
     train = [row for name in _TRAINING for row in read[name]]
     return {"train": train} | {name: read[file] for name, file in SEMEVAL.items()}
 
@@ -207,6 +232,31 @@ SEMEVAL = {
 
 def _columns(data: LabelledData) -> Mapping[str, str | int | None]:
     return {"text_column": data.text_column, "label_column": data.label_column}
+
+
+def label_notes(name: str, rows: Sequence[Labelled], data: LabelledData) -> list[str]:
+    """How many texts have which label, and whether the first row may be none."""
+    numbers = Counter(row.label for row in rows)
+    if len(numbers) > _MOST_LABELS:
+        (most, first), *_, (least, last) = numbers.most_common()
+        told = f"{len(numbers)} labels, from {_of(first, most)} to {_of(last, least)}"
+    else:
+        told = ", ".join(_of(number, label) for label, number in sorted(numbers.items()))
+    notes = [f"{name}: {counted(len(rows), 'text')}: {told}"]
+    by_number = all(str(column).isdecimal() for column in _columns(data).values())
+    if by_number and rows[0].line == 1 and alone_at_the_top(rows):
+        notes.append(
+            f"{name}: line 1 was read as a text, and no other has its label "
+            f"{shown(rows[0].label)}; if it is a header, give the columns by name"
+        )
+    return notes
+
+
+_MOST_LABELS = 8  # that are told one by one
+
+
+def _of(number: int, label: str) -> str:
+    return f"{number:,} {label if len(label) <= 40 else f'{label[:37]}...'}"
 
 
 def _told(rows: Sequence[Labelled]) -> dict[str, str | int]:
