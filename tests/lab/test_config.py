@@ -17,6 +17,8 @@ from recdrop.lab.config import (
     parse_run,
 )
 from recdrop.lab.errors import BadInput
+from recdrop.lab.paper import table4
+from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.settings import changed, differences, settings
 from tests.lab.tiny import DATA, GAL, MOON, OURS, tiny_model, tiny_run, tiny_words
 
@@ -151,6 +153,19 @@ def test_each_site_is_taken_once_and_a_plain_rnn_has_one():
         LanguageModel(cell="rnn", embedding=3, hidden=3, init_range=1, recurrent_dropout=(OURS,))
     with pytest.raises(ValidationError, match="tied = false goes with site hidden"):
         tiny_model(Dropout(rate=0.1, tied=False))
+
+
+def test_a_stage_that_never_begins_is_a_conflict_but_in_a_table():
+    """Those of `recdrop reproduce` may be shortened, stored ones among them."""
+    own = PRESETS["ner"]["paper"]
+    with pytest.raises(BadInput, match=r"schedule\.epochs: 2 with data\.chunks whose last begin"):
+        changed(own, {"schedule": {"epochs": 2}})
+    one_stage = {"schedule": {"epochs": 2}, "data": {"chunks": [{"words": 5}]}}
+    assert changed(own, one_stage).schedule.epochs == 2
+    for cell in table4.cells():
+        short = table4.run(cell, "paper", max_epochs=2)
+        assert (short.schedule.epochs, short.data.chunks[-1].after) == (2, 25)
+        assert parse_run(short.model_dump_json()) == short
 
 
 def test_runs_are_frozen():

@@ -73,6 +73,9 @@ def tiny(**changes) -> NerRun:
     return cast(NerRun, changed(run, changes))
 
 
+ONE_STAGE = {"chunks": [{"words": 3}]}
+
+
 def task_of(run: NerRun, rank: int = 0, size: int = 1) -> NerTask:
     sets = {"train": sentences(30), "valid": sentences(9, 1), "test": sentences(9, 2)}
     words = read_words(Counter(w for s in sets["train"] for w in s.words), (), run.data, None)
@@ -254,7 +257,7 @@ def test_given_vectors_are_kept_beside_the_run_and_not_trained(tmp_path):
     known = ("rome", "Paris", "Smith", "other", "never")
     values = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     save_vectors(tmp_path / "v.safetensors", sealed(known, values))
-    run = tiny(data={"more_vectors": 4}, schedule={"epochs": 1})
+    run = tiny(data={"more_vectors": 4} | ONE_STAGE, schedule={"epochs": 1})
     run_cell(tmp_path / "run", run, data, files={"vectors": tmp_path / "v.safetensors"})
     trained = open_tagger(tmp_path / "run")
     assert set(trained.words.vocabulary.symbols) == {*known[:4], "<unk>"}
@@ -294,7 +297,8 @@ def test_tuned_vectors_start_as_given_and_change(tmp_path):
     data = write(tmp_path / "data")
     values = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     save_vectors(tmp_path / "v.safetensors", sealed(("Rome", "Paris"), values))
-    run = tiny(model={"tune": True}, schedule={"epochs": 1}, optim={"lr": 1e-4})
+    changes = {"model": {"tune": True}, "data": ONE_STAGE, "optim": {"lr": 1e-4}}
+    run = tiny(**changes, schedule={"epochs": 1})
     run_cell(tmp_path / "run", run, data, files={"vectors": tmp_path / "v.safetensors"})
     table = open_tagger(tmp_path / "run").net.state_dict()["table.table"]
     change = (table[:2] - values).abs().max()
@@ -363,7 +367,8 @@ def test_bad_folders_are_refused(files, told, tmp_path, capsys):
 
 def test_a_file_alone_is_split(tmp_path):
     data = write(tmp_path / "data", (60, 1, 1))
-    result = run_cell(tmp_path / "run", tiny(schedule={"epochs": 1}), data / "train.txt")
+    run = tiny(data=ONE_STAGE, schedule={"epochs": 1})
+    result = run_cell(tmp_path / "run", run, data / "train.txt")
     assert "test" in result.outcome.scores
     sources = json.loads((tmp_path / "run" / "data.json").read_text())
     assert [sources[n]["sentences"] for n in ("train", "valid", "test")] == [54, 3, 3]
@@ -377,6 +382,11 @@ def test_a_file_alone_is_split(tmp_path):
         (["train", "ner", "--set", "model.window=4"], "window must be odd"),
         (["train", "ner", "--set", "data.chunks=[{words=5,after=3}]"], "after must start at 0"),
         (["train", "ner", "--set", "data.chunks=[]"], "after must start at 0 and rise, got []"),
+        (
+            ["train", "ner", "--preset", "paper", "--set", "schedule.epochs=25"],
+            "schedule.epochs: 25 with data.chunks whose last begin after 25 leaves no epoch for",
+        ),
+        (["train", "ner", "--preset", "paper", "--set", "schedule.epochs=26"], "ner needs --data"),
         (["train", "ner"], "ner needs --data"),
     ],
 )

@@ -465,6 +465,16 @@ class NerRun(_Run):
     data: TaggedData
     model: Tagger
 
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
+        last = self.data.chunks[-1].after
+        # A table's run may be shortened on purpose, and its report says so.
+        if self.table is None and self.schedule.epochs <= last:
+            yield (
+                f"schedule.epochs: {self.schedule.epochs} with data.chunks whose last begin after "
+                f"{last} leaves no epoch for them; give more, or fewer chunks"
+            )
+
 
 class SentimentRun(_Run):
     """What does a text feel? Measured in the mean F1 of positive and negative."""
