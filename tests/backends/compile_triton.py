@@ -87,28 +87,53 @@ class Compiler:
         return ASTSource(self.kernel, signature, values, attributes)
 
 
-def main(architecture, processors, dtype, cell, batch, hidden, tied):
-    """Forward and backward of one layer with every site dropped per step."""
+def called(cell, batch, hidden, tied, variant):
+    """A call with every site of a cell acting, of one of three variants.
+
+    dense: a mask for each step, tanh, biases. packed: a mask for a sequence, relu, no biases, and
+    time runs backwards. evaluation: every site scales, for ``rescale="test"``.
+    """
+    sampling = "sequence" if variant == "packed" else "step"
+    rescale = "test" if variant == "evaluation" else None
+    drops = [RecurrentDropout(0.4, "hidden", sampling, rescale, tied)]
+    if not cell.startswith("rnn"):
+        sites = ((0.3, "update"), (0.2, "state"))
+        drops += [RecurrentDropout(rate, site, sampling, rescale) for rate, site in sites]
+    packed = variant == "packed"
+    return make_call(
+        Case(
+            2,
+            batch,
+            16,
+            hidden,
+            lengths=(2, *[1] * (batch - 1)) if packed else None,
+            bias=not packed,
+        ),
+        cell.removesuffix("_paper"),
+        drops,
+        activation="relu" if packed else "tanh",
+        reset_after=not cell.endswith("_paper"),
+        training=variant != "evaluation",
+    )
+
+
+def main(architecture, processors, dtype, cell, batch, hidden, tied, variant="dense"):
+    """Forward and backward of one layer and direction; see `called`."""
     found = {}
     launch.processors = lambda device: processors
     torch.backends.cudnn.rnn.fp32_precision = "ieee" if dtype == "ieee" else "tf32"
     real = launch.kernels
     for name in ("forward", "backward", "see"):
         setattr(real, name, Compiler(getattr(real, name), architecture, found))
-    args = {"reset_after": False} if cell == "gru_paper" else {}
-    cell = cell.removesuffix("_paper")
-    drops = [RecurrentDropout(0.4, "hidden", tied=tied)]
-    if cell != "rnn":
-        drops += [RecurrentDropout(0.3), RecurrentDropout(0.2, "state")]
-    call = make_call(Case(2, batch, 16, hidden), cell, drops, **args)
+    call = called(cell, batch, hidden, tied, variant)
     to = torch.float32 if dtype == "ieee" else getattr(torch, dtype)
     state, weights = (tuple(t.to(to) for t in part) for part in (call.state, call.weights))
     part = backends.call.Scan(
-        call, call.x.to(to).flatten(0, 1), tuple(s[0] for s in state),
-        backends.call.LayerWeights(*weights), 0, 0,
+        call, call.x.to(to).reshape(-1, call.x.shape[-1]), tuple(s[0] for s in state),
+        backends.call.LayerWeights(*weights), 0, int(variant == "packed"),
     )  # fmt: skip
     c0 = part.state[1] if cell == "lstm" else None
-    at = (part.x, part.state[0], c0, *part.weights, None, None, call.key)
+    at = (part.x, part.state[0], c0, *part.weights, call.batch_sizes, call.rows, call.key)
     how = backends.ops.config(part)
     h, h_n, c_n, gates, inner = launch.scan(*at, *how)
     grads = (h, h_n, c_n if cell == "lstm" else None)

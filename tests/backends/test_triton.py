@@ -478,6 +478,7 @@ SIZES = {  # B, H
     "many": (256, 1024),  # several tiles for a program
 }
 DTYPES = ("float32", "bfloat16", "float16", "ieee")  # the last: float32 without TF32 products
+EVERYDAY = ("packed", "lstm", "float32", 90)  # of the variants; an LSTM takes the most registers
 
 
 def compiled(asked):
@@ -492,6 +493,21 @@ def compiled(asked):
         text=True,
     ).stdout
     return [json.loads(line) for line in said.splitlines()]
+
+
+def assert_it_fits(asked):
+    """Each asked for is compiled and fits; as large loads as its rows allow."""
+    asked = list(asked)
+    for ask, kernels in zip(asked, compiled(asked), strict=True):
+        assert {k["kernel"] for k in kernels} == {"forward", "backward", "see"}
+        for kernel in kernels:
+            assert kernel["shared"] <= SHARED[ask["architecture"]] * 1024, (ask, kernel)
+            # Bytes of a thread outside its registers: the assembler gives up a few of its own
+            # accord, at 128 registers of 255, for a second program on the processor.
+            assert kernel["stack"] <= 32, (ask, kernel)
+            # Without them each value is loaded by an instruction of its own.
+            narrow = ask["hidden"] % 16 or kernel["kernel"] == "see"
+            assert narrow or kernel["wide_loads"], (ask, kernel)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
@@ -523,21 +539,32 @@ def compiled(asked):
 def test_it_compiles_within_what_a_gpu_has(cell, dtypes, tied, architecture, size):
     batch, hidden = SIZES[size]
     shape = {"cell": cell, "tied": tied, "batch": batch, "hidden": hidden}
-    asked = [
+    assert_it_fits(
         {"architecture": architecture, "processors": processors, "dtype": dtype, **shape}
         for dtype in dtypes
         for processors in (0, PROCESSORS[architecture])
-    ]
-    for ask, kernels in zip(asked, compiled(asked), strict=True):
-        assert {k["kernel"] for k in kernels} == {"forward", "backward", "see"}
-        for kernel in kernels:
-            assert kernel["shared"] <= SHARED[architecture] * 1024, (ask, kernel)
-            assert kernel["registers"] <= 255, (ask, kernel)
-            # Bytes of a thread outside its registers: the assembler gives up a few of its own
-            # accord, at 128 registers of 255, for a second program on the processor.
-            assert kernel["stack"] <= 32, (ask, kernel)
-            # Without them each value is loaded by an instruction of its own.
-            assert hidden % 16 or kernel["kernel"] == "see" or kernel["wide_loads"], (ask, kernel)
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
+@pytest.mark.parametrize(
+    ("variant", "cell", "dtype", "architecture"),
+    [
+        pytest.param(*each, marks=() if each == EVERYDAY else pytest.mark.slow)
+        for each in itertools.product(
+            ("packed", "evaluation"), ("lstm", "gru", "gru_paper", "rnn"), DTYPES, SHARED
+        )
+    ],
+)
+def test_other_variants_compile_as_well(variant, cell, dtype, architecture):
+    """Packed, reverse, relu, masks of a sequence, no biases; evaluation: see compile_triton.py."""
+    batch, hidden = SIZES["small"]
+    shape = {"cell": cell, "tied": True, "batch": batch, "hidden": hidden, "variant": variant}
+    persistent = {"architecture": architecture, "processors": PROCESSORS[architecture]}
+    asked = [persistent | {"dtype": dtype} | shape]
+    if (variant, cell, dtype, architecture) != EVERYDAY:  # a launch for each step as well
+        asked.append(asked[0] | {"processors": 0})
+    assert_it_fits(asked)
 
 
 def test_which_shapes_run_persistently():
