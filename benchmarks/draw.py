@@ -1,7 +1,7 @@
 """Draw the plots of docs/benchmarks and write their tables, from the JSON files in results.
 
 ``python -m benchmarks.draw`` replaces what stands between the markers of docs/benchmarks/cpu.md and
-of gpu.md; the words around them are kept.
+of gpu.md; the words around them are kept, and so is what there are no results of.
 """
 
 import argparse
@@ -33,16 +33,25 @@ masks. Then all contenders of a line run in turns in one process, in a new order
 process for each number of threads; the ratio is that of the minima over at least 15 rounds.
 
 <!-- machine -->
+
+Not measured yet.
+
 <!-- end -->
 
 ## Against torch without recurrent dropout
 
 <!-- ratios -->
+
+Not measured yet.
+
 <!-- end -->
 
 ## How time grows
 
 <!-- growth -->
+
+Not measured yet.
+
 <!-- end -->
 
 ## Where it goes
@@ -53,6 +62,9 @@ recurrence could. What is left of a pass with nothing dropped is the cell and it
 are the difference to a pass with this paper's dropout, per step.
 
 <!-- floor -->
+
+Not measured yet.
+
 <!-- end -->
 
 ## Against other libraries
@@ -61,6 +73,9 @@ All at rate 0.25, bound to the same cores. Keras and Flax have no update site; e
 that it offers.
 
 <!-- peers -->
+
+Not measured yet.
+
 <!-- end -->
 """
 
@@ -72,32 +87,54 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "benchmarks")
     args = parser.parse_args(argv)
     args.docs.mkdir(parents=True, exist_ok=True)
-    cpu, growth, floor, peers = (
-        load(args.results, name) for name in ("cpu", "growth", "floor", "peers")
-    )
-    pictures = plots.ratios(cpu, args.docs) + plots.growth(growth, args.docs)
-    pictures += plots.floor(floor, args.docs)
-    page = args.docs / "cpu.md"
+    _cpu(args.results, args.docs)
+    _gpu(args.results, args.docs)
+
+
+def _cpu(results: Path, docs: Path) -> None:
+    """The page of the CPU: whole, as one list of machines is of all its figures, or a new one."""
+    page = docs / "cpu.md"
+    reports = {name: load(results, name) for name in ("cpu", "growth", "floor", "peers")}
+    missing = [name for name, found in reports.items() if not found]
+    if len(missing) == len(reports) or (missing and page.exists()):
+        print(f"{page} is left alone: no reports of {', '.join(missing)} in {results}")
+        return
+    cpu, growth, floor, peers = reports.values()
+    pictures = plots.ratios(cpu, docs) + plots.growth(growth, docs) + plots.floor(floor, docs)
     text = page.read_text(encoding="utf-8") if page.exists() else PAGE
-    for section, table, reports in (
+    for section, table, found in (
         ("machine", tables.machines, [*cpu, *growth, *floor, *peers]),
         ("ratios", tables.ratios, cpu),
         ("growth", tables.growth, growth),
         ("floor", tables.floor, floor),
         ("peers", tables.peers, peers),
     ):
-        shown = [p for p in pictures if p.stem.startswith(section)]
-        images = [f"![{p.stem}]({p.name})" for p in shown]
-        body = "\n\n".join([*images, table(reports)]) if reports else "Not measured yet."
-        text = fill(text, section, body)
+        if found:
+            shown = [picture for picture in pictures if picture.stem.startswith(section)]
+            text = fill(text, section, _body(shown, table(found)))
     page.write_text(text, encoding="utf-8")
-    gpu, other = load(args.results, "gpu"), args.docs / "gpu.md"
-    cards = plots.gpu(gpu, args.docs)
-    if gpu and other.exists():
-        images = [f"![{p.stem}]({p.name})" for p in cards]
-        body = "\n\n".join([*images, tables.gpu(gpu)])
-        other.write_text(fill(other.read_text(encoding="utf-8"), "gpu", body), encoding="utf-8")
-    print(f"written: {page} and {len(pictures) + len(cards)} plots")
+    print(f"written: {page} and {len(pictures)} plots")
+
+
+def _gpu(results: Path, docs: Path) -> None:
+    """The page of the cards, each section by itself: every card's own lines name it."""
+    page = docs / "gpu.md"
+    for section, draw, table in (
+        ("gpu", None, tables.gpu),
+        ("gpu_growth", plots.gpu_growth, tables.gpu_growth),
+        ("gpu_lab", None, tables.gpu_lab),
+    ):
+        found = load(results, section)
+        if not found:
+            continue
+        pictures = draw(found, docs) if draw else []
+        text = fill(page.read_text(encoding="utf-8"), section, _body(pictures, table(found)))
+        page.write_text(text, encoding="utf-8")
+        print(f"written: {page}, {section}, and {len(pictures)} plots")
+
+
+def _body(pictures: Sequence[Path], table: str) -> str:
+    return "\n\n".join([*(f"![{p.stem}]({p.name})" for p in pictures), table])
 
 
 def load(folder: Path, program: str) -> list[dict[str, Any]]:

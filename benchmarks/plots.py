@@ -78,18 +78,17 @@ def growth(reports: list[Report], folder: Path) -> list[Path]:
     return [_growth(series, "torch", reports[0]["limit"], folder / "growth.svg")]
 
 
-def gpu(reports: list[Report], folder: Path) -> list[Path]:
+def gpu_growth(reports: list[Report], folder: Path) -> list[Path]:
     """For each card time and ratio over each axis; a line for each type."""
     pictures = []
     for report in reports:
-        points = report["growth"]
+        points = report["points"]
         series = {
             dtype: [p for p in points if p["dtype"] == dtype]
             for dtype in dict.fromkeys(p["dtype"] for p in points)
         }
-        if series:
-            name = f"gpu-{report['machine']['gpu'].lower().replace(' ', '-')}.svg"
-            pictures.append(_growth(series, "cuDNN", report["target"], folder / name))
+        name = f"gpu_growth-{report['machine']['gpu'].lower().replace(' ', '-')}.svg"
+        pictures.append(_growth(series, "cuDNN", report["limit"], folder / name))
     return pictures
 
 

@@ -1,12 +1,12 @@
 """The benchmarks start, refuse what has no parity, and compute the right ratios."""
 
-import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
-from benchmarks import cases, draw, gpu, growth, machine, parity, peers, run, timing
+from benchmarks import cases, draw, growth, machine, parity, peers, run, timing
 
 from recdrop import RecurrentDropout
 from recdrop.backends import BACKENDS
@@ -189,34 +189,24 @@ def test_words_around_the_figures_are_kept():
         draw.fill("no markers", "ratios", "the table")
 
 
-def test_the_path_of_the_gpu_program_on_a_cpu(tmp_path):
-    gpu.main(["--trial", "--results", str(tmp_path)])
-    report = json.loads((tmp_path / "gpu-trial.json").read_text())
-    assert len(report["results"]) == len(gpu.SHAPES) * len(gpu.CELLS) * len(gpu.DTYPES)
-    assert {p["axis"] for p in report["growth"]} == set(gpu.AXES)
-    for result in report["results"]:
-        assert len(result["timings"]) == 1 + len(gpu.SPECS)
-        assert result["limit"] > 0
-    docs = tmp_path / "docs"
+def test_pages_without_a_report_are_left_alone(tmp_path, capsys):
+    results, docs = tmp_path / "results", tmp_path / "docs"
     docs.mkdir()
-    page = machine.ROOT / "docs" / "benchmarks" / "gpu.md"
-    (docs / "gpu.md").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    for name in ("cpu.md", "gpu.md"):
+        shutil.copy(machine.ROOT / "docs" / "benchmarks" / name, docs)
+    before = {path.name: path.read_bytes() for path in docs.iterdir()}
+    draw.main(["--results", str(results), "--docs", str(docs)])
+    results.mkdir()
+    shutil.copy(machine.RESULTS / "growth-1.json", results)  # a part: the page has one of machines
+    draw.main(["--results", str(results), "--docs", str(docs)])
+    assert {path.name: path.read_bytes() for path in docs.iterdir()} == before
+    assert "cpu.md is left alone: no reports of cpu, floor, peers" in capsys.readouterr().out
+
+
+def test_a_new_page_says_what_is_not_measured(tmp_path):
+    shutil.copy(machine.RESULTS / "growth-1.json", tmp_path)
+    docs = tmp_path / "docs"
     draw.main(["--results", str(tmp_path), "--docs", str(docs)])
-    assert "LSTM, word LM (3, 2, 4, 5), float32" in (docs / "gpu.md").read_text(encoding="utf-8")
-    assert (docs / "gpu-trial.svg").stat().st_size > 1000
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_program_says_so():
-    with pytest.raises(SystemExit, match="there is no CUDA device"):
-        gpu.main([])
-
-
-def test_what_computes_something_else_is_not_timed_on_a_gpu(monkeypatch):
-    monkeypatch.setitem(
-        BACKENDS, "reference", dataclasses.replace(BACKENDS["reference"], run=BACKENDS["stock"].run)
-    )
-    card = gpu.Card(trial=True)
-    card.backend = "native"
-    with pytest.raises(parity.ParityError, match="is off by"):
-        gpu.check(card, cases.KINDS["LSTM"], TINY, torch.float32, gpu.SPECS[0])
+    page = (docs / "cpu.md").read_text(encoding="utf-8")
+    assert page.count("Not measured yet.") == 3  # ratios, floor, peers
+    assert "| H = 64 |" in page
