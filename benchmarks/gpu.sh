@@ -1,14 +1,49 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU: the tests for a card, the timings, the sanitizer where it is
-# installed; what matters most comes first. A step that fails or takes longer than STEP_SECONDS (550)
-# does not stop the next ones, a test that hangs is ended after 90 s where pytest-timeout is installed.
-# Timings are saved case by case into RESULTS (out/benchmarks). PYTHON names the interpreter (python);
-# torch with CUDA, Triton and pytest must be there; with pytest-xdist WORKERS (8) compile at once.
+# Everything that needs an NVIDIA GPU, in stages; what matters most comes first. STAGES picks some:
+#   first      the tests that tell soonest what is wrong, and the word LM's timings, into RESULTS/first
+#   tests      all tests for a card; arguments go to pytest
+#   timings    every shape beside cuDNN, by itself and in a CUDA graph
+#   growth     over H, B and T
+#   lab        an epoch of Table 2's word model, and workers that share the card; DATA is the folder with
+#              Mikolov's Penn Treebank, without it the stage is not run
+#   sanitizer  memcheck and racecheck, where compute-sanitizer is installed
+# A step that fails or takes longer than STEP_SECONDS (550) does not stop the next ones, a test that
+# hangs is ended after 90 s where pytest-timeout is installed. Figures are saved one by one into RESULTS
+# (out/benchmarks); how they come to the page is told at the end. PYTHON names the interpreter
+# (python); torch with CUDA, Triton and pytest must be there; with pytest-xdist WORKERS (8) compile at once.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python} results=${RESULTS:-out/benchmarks} failed=0
+python=${PYTHON:-python} results=${RESULTS:-out/benchmarks} data=${DATA:-} failed=0
+all="first tests timings growth lab sanitizer"
+stages=${STAGES:-$all}
 export TRITON_INTERPRET=0 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=src:.${PYTHONPATH:+:$PYTHONPATH}
-"$python" -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else "there is no CUDA device")' || exit 1
+asked() { [[ " $stages " == *" $1 "* ]]; }
+for stage in $stages; do
+  [[ " $all " == *" $stage "* ]] || { echo "STAGES: there is no $stage; there are: $all" >&2; exit 2; }
+done
+needed=(torch triton)
+if asked first || asked tests || asked sanitizer; then needed+=(pytest); fi
+if asked lab && [[ -n $data ]]; then needed+=(pydantic rich safetensors); fi
+"$python" - "${needed[@]}" << 'END' || exit 1
+import importlib, sys
+print("Python", sys.version.split()[0])
+missing = []
+for name in sys.argv[1:]:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        missing.append(f"{name} ({error})")
+    else:
+        print(name, getattr(module, "__version__", "of an unknown version"))
+if missing:
+    sys.exit(f"not installed for {sys.executable}: {', '.join(missing)}")
+import torch
+print("CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version())
+if not torch.cuda.is_available():
+    sys.exit("there is no CUDA device")
+print(torch.cuda.get_device_name())
+END
+nvidia-smi || true
 has() { "$python" -c "import $1" 2> /dev/null; }
 pytest=("$python" -m pytest -q -W default)
 if has xdist; then pytest+=(-n "${WORKERS:-8}"); fi
@@ -18,18 +53,31 @@ step() {
   timeout -k 10 "${STEP_SECONDS:-550}" "$@" || { echo "== failed, $?: $*" >&2; failed=1; }
 }
 tests=tests/backends/test_gpu.py
-nvidia-smi || true
-step "${pytest[@]}" -x $tests -k 'test_a_launch_for_each_step or test_the_masks'
-step "${pytest[@]}" $tests -k 'race or graph or replay or compiled or waits or agree or key or autocast or memory'
-step "$python" -m benchmarks.gpu --cases word-lm --results "$results/first"
-step "${pytest[@]}" $tests "$@"
-step "$python" -m benchmarks.gpu --growth --results "$results"
-if command -v compute-sanitizer > /dev/null; then
+if asked first; then
+  step "${pytest[@]}" -x $tests -k 'test_a_launch_for_each_step or test_the_masks'
+  step "${pytest[@]}" $tests -k 'race or graph or replay or compiled or waits or agree or key or autocast or memory'
+  step "$python" -m benchmarks.gpu --cases word-lm --results "$results/first"
+fi
+if asked tests; then step "${pytest[@]}" $tests "$@"; fi
+if asked timings; then step "$python" -m benchmarks.gpu --results "$results"; fi
+if asked growth; then step "$python" -m benchmarks.gpu_growth --results "$results"; fi
+if asked lab && [[ -z $data ]]; then
+  echo "== lab: not run, DATA names no folder with the Penn Treebank"
+elif asked lab; then
+  step "$python" -m benchmarks.gpu_lab --data "$data" --device cuda --results "$results"
+fi
+if asked sanitizer && command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     step compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m pytest -q -W default \
       $tests -k 'test_relu and lstm and packed'
   done
-else
-  echo "compute-sanitizer is not installed: not run"
+elif asked sanitizer; then
+  echo "== sanitizer: not run, compute-sanitizer is not installed"
+fi
+if compgen -G "$results/gpu*.json" > /dev/null; then
+  echo "== Figures are in $results. To keep them and write docs/benchmarks/gpu.md:"
+  echo "cp $results/gpu*.json benchmarks/results/"
+  echo "$python -m benchmarks.draw"
+  echo "Then tell in that page's table what was run."
 fi
 exit "$failed"
