@@ -656,6 +656,10 @@ def test_what_evaluate_refuses(text, characters, tmp_path, capsys):
         ([run, "--data", str(text)], "is a folder; give one file"),
         ([run, "--data", str(tmp_path / "short.txt"), "--paper-style"], "of 30 symbols"),
         ([run, "--data", test, "--streams", "0"], "--streams: "),
+        (
+            [run, "--data", test, "--text-column", "2"],
+            "--text-column: a run of char-lm has no such thing\n",
+        ),
         ([str(text), "--data", test], "holds no run"),
         ([str(tmp_path / "nowhere"), "--data", test], "holds no run"),
         ([str(begun), "--data", test], "training has not come that far yet"),

@@ -18,6 +18,7 @@ from recdrop.lab.conll import (
     column_lines,
     converted,
     entities,
+    gaps,
     misplaced,
     read_columns,
     recognised,
@@ -144,6 +145,17 @@ def test_written_columns():
     for short in ([], [["O"]], [["O", "O"], []]):
         with pytest.raises(ValueError, match="zip"):
             list(column_lines(words, short))
+
+
+def test_gaps_are_all_that_is_no_word(tmp_path):
+    for content, expected in (
+        ("a O", ["", "\n"]),
+        ("a O\n\n \nb O\nc O\n", ["", "\n\n", "\n"]),
+        ("\n-DOCSTART- x\na O\n-DOCSTART-\nb O\n\n", ["\nX\n", "X\n", "\n"]),
+    ):
+        path = written(tmp_path / "a", content)
+        assert list(gaps(files.TextFile.open(path), "X")) == expected
+        assert len(expected) == 1 + len(read_columns(path))
 
 
 # -------------------------------------------------------------------------- entities and schemes

@@ -17,6 +17,7 @@ from typing import IO
 import pytest
 
 import recdrop
+from recdrop.lab import labelling
 from recdrop.lab.cli import main
 from recdrop.lab.predict import classify, tag
 from recdrop.lab.runs import run_cell
@@ -159,6 +160,56 @@ def test_empty_sentences_have_an_answer_each_too(tagger, tmp_path, capsys):
     assert shape == [1, 1, 0, 0, 0, 1, 0, 0]
 
 
+def test_an_empty_sentence_has_every_key_too(tagger, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("Smith went\n\n")
+    tokens = ["tag", str(tagger), str(tmp_path / "in.txt"), "--uncertainty", "2"]
+    assert main([*tokens, "--json"]) == 0
+    full, empty = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (
+        set(full)
+        == set(empty)
+        == {
+            *("words", "tags", "entities", "probability", "entropy", "information"),
+        }
+    )
+    assert not any(empty.values())
+    (tmp_path / "in.txt").write_text("\n\n")
+    assert main(tokens) == 0
+    assert capsys.readouterr().out == "\n\n"
+
+
+def test_every_line_of_columns_has_its_answer(tagger, tmp_path, monkeypatch, capsys):
+    given = [
+        *("-DOCSTART- -X-", "", "", "Smith NNP", "went VBD", "-DOCSTART- -X-", "Rome NNP", ""),
+        *(" ", "-DOCSTART-", "Paris NNP"),
+    ]
+    path = tmp_path / "in.txt"
+    path.write_text("\n".join(given))
+    monkeypatch.setattr(labelling, "_AT_A_TIME", 2)
+    for options, columns in (([], 2), (["--uncertainty", "2"], 4)):
+        assert main(["tag", str(tagger), str(path), "--columns", *options]) == 0
+        told = capsys.readouterr().out.split("\n")
+        assert told[-2:] == ["", ""]  # a blank line behind the last sentence
+        assert [line.split("\t")[0] for line in told[:-2]] == [line.split(" ")[0] for line in given]
+        assert {line.count("\t") + 1 for line in told if line} == {columns}
+    assert told[0] == "-DOCSTART-\tO\t0.0000\t0.0000"
+    assert main(["tag", str(tagger), str(path), "--columns", "--json"]) == 0
+    words = [json.loads(line)["words"] for line in capsys.readouterr().out.splitlines()]
+    assert words == [["Smith", "went"], ["Rome"], ["Paris"]]
+
+
+def test_raw_text_is_split_where_it_is_asked_for(tagger, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("Smith went to Rome.\n")
+    for tokens, words in (([], ["Rome."]), (["--tokens", "newswire"], ["Rome", "."])):
+        assert main(["tag", str(tagger), str(tmp_path / "in.txt"), "--json", *tokens]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["words"] == ["Smith", "went", "to", *words]
+    assert told["entities"][-1]["text"] == "Rome"
+    tokens = ["tag", str(tagger), str(tmp_path / "in.txt"), "--columns", "--tokens", "newswire"]
+    assert main(tokens) == 2
+    assert "--tokens: with --columns each line is a word already" in capsys.readouterr().err
+
+
 def test_a_tagger_is_as_sure_alone_as_among_others(tagger):
     trained = open_tagger(tagger)
     texts = [s.words for s in ner.sentences(150, 5)]
@@ -269,13 +320,54 @@ def test_a_classifier_is_evaluated_as_in_training(classifier, capsys):
         ),
         ("label\ttext\n", [], "has no rows"),
         ("label\ttext\npositive\ta\tb\n", [], "in.tsv:2: 3 columns, expected 2"),
-        ("label\ttext\npositive\ta\n", ["--column", "2"], "--column: a run of sentiment has no"),
+        (
+            "label\ttext\npositive\ta\n",
+            ["--column", "2"],
+            "--column: a run of sentiment has no such thing; it has --text-column and --label-col",
+        ),
+        ("label\ttext\npositive\ta\n", ["--text-column", "x"], "in.tsv:1: no column x"),
+        ("label\ttext\npositive\ta\n", ["--label-column", "2"], "text and label are both column 2"),
         ("label\ttext\npositive\ta\n", ["--streams", "2"], "--streams: a run of sentiment has no"),
     ],
 )
 def test_evaluation_refuses(content, options, told, classifier, tmp_path, capsys):
     (tmp_path / "in.tsv").write_text(content)
     assert main(["evaluate", str(classifier), "--data", str(tmp_path / "in.tsv"), *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ["--text-column", "review", "--label-column", "Stars"],
+        ["--text-column", "3", "--label-column", "stars"],
+    ],
+)
+def test_a_classifier_finds_the_columns_that_are_asked_for(columns, classifier, tmp_path, capsys):
+    data = classifier.parent / "data" / "test.tsv"
+    rows = [line.split("\t") for line in data.read_text().splitlines()[1:]]
+    other = tmp_path / "other.csv"
+    table = ["id,stars,review", *(f"{i},{label},{text}" for i, (label, text) in enumerate(rows))]
+    other.write_text("\n".join(table) + "\n")
+    told = []
+    for path, options in ((data, []), (other, columns)):
+        assert main(["evaluate", str(classifier), "--data", str(path), *options]) == 0
+        told.append(capsys.readouterr().out.splitlines()[1:])
+    assert told[0] == told[1]
+    for path, options in ((data, []), (other, columns)):
+        tokens = ["calibrate", str(classifier), "--data", str(path), *options, "--samples", "2"]
+        assert main([*tokens, "--out", str(tmp_path / path.stem)]) == 0
+    written = [tmp_path / name / "calibration.json" for name in ("test", "other")]
+    assert json.loads(written[0].read_text()) == json.loads(written[1].read_text())
+    for command in (["evaluate"], ["calibrate", "--out", str(tmp_path / "c")]):
+        assert main([*command, str(classifier), "--data", str(other)]) == 2
+        assert "labels that the run has not: stars;" in capsys.readouterr().err
+
+
+def test_a_tagger_has_no_columns_of_texts(tagger, tmp_path, capsys):
+    tokens = ["evaluate", str(tagger), "--data", str(tmp_path / "x"), "--text-column", "2"]
+    assert main([*tokens, "--label-column", "1"]) == 2
+    told = "--text-column and --label-column: a run of ner has no such thing; it has --column\n"
     assert told in capsys.readouterr().err
 
 
@@ -378,6 +470,20 @@ def test_what_a_pipe_may_not_have(given, told, classifier, monkeypatch, tmp_path
     said = capsys.readouterr()
     assert said.out == answers(classifier, ["good", "bad"])  # what came before has its answers
     assert told in said.err
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
+def test_lines_of_a_pipe_end_as_those_of_a_file(block, classifier, monkeypatch, tmp_path, capsys):
+    path = tmp_path / "in"
+    path.write_bytes("\ufeffgood day\rbad\r\n\rit\n\r\n\rawful\r".encode())
+    assert main(["classify", str(classifier), str(path)]) == 0
+    wanted = capsys.readouterr().out
+    assert wanted == answers(classifier, ["good day", "bad", "", "it", "", "", "awful"])
+    monkeypatch.setattr(labelling, "_BLOCK", block)
+    with path.open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert main(["classify", str(classifier)]) == 0
+    assert capsys.readouterr().out == wanted
 
 
 @pytest.mark.parametrize("given", ["a\nb", "a\nb\n", "a\n\n", "\n\n"])

@@ -11,6 +11,7 @@ import numpy as np
 from recdrop.lab import predict
 from recdrop.lab.drawing import COLOURS, INK, drawing, picture, sheet
 from recdrop.lab.storage import make_folder, write_whole
+from recdrop.lab.tasks.reading import with_columns
 from recdrop.lab.trained import open_classifier
 
 BINS = 10
@@ -72,14 +73,31 @@ def calibrated(gold: Sequence[str], probabilities: Sequence[Mapping[str, float]]
     return Calibration(bins, float(right.mean()), float(sure.mean()), error, nats)
 
 
-def measure(run: Path, data: Path, samples: int, seed: int) -> dict[str, Calibration]:
+def measure(
+    run: Path,
+    data: Path,
+    samples: int,
+    seed: int,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> dict[str, Calibration]:
     """A classifier without dropout, and with so many nets.
+
+    Args:
+        run: Its folder.
+        data: Labelled texts.
+        samples: Nets to ask.
+        seed: Where their masks come from.
+        text_column: Name or number; None: the run's own.
+        label_column: Likewise.
 
     Raises:
         BadInput: There is no classifier, or the texts are refused or have labels that it has not.
         StorageFailed: The system refused to read.
     """
     trained = open_classifier(run)
+    trained = trained._replace(run=with_columns(trained.run, text_column, label_column))
     rows = predict.labelled_for(trained, data)
     gold, texts = [row.label for row in rows], [row.text for row in rows]
     told = {}

@@ -134,6 +134,7 @@ def configured(task: TaskName, options: TrainOptions) -> Run | None:
 
 
 _COLUMNS = {"column": "ner", "text_column": "sentiment", "label_column": "sentiment"}
+_COLUMN_OPTIONS = {"ner": "--column", "sentiment": "--text-column and --label-column"}
 
 
 def _settings(task: TaskName, options: TrainOptions) -> dict[str, Any]:
@@ -241,6 +242,10 @@ class EvaluateOptions(_Options):
     """One file, as for training."""
     column: int | None = None
     """Of a tagger: the tags' column, from 1, or back from -1. Default: the run's."""
+    text_column: str | None = None
+    """Of a classifier: the text's column, by name or number. Default: the run's."""
+    label_column: str | None = None
+    """Of a classifier: the label's column, likewise."""
     streams: Annotated[int | None, Field(ge=1, le=100_000)] = None
     """Parts read side by side, each from a zero state. Default: the run's batch; 1 is exact."""
     paper_style: Annotated[bool, Parameter(negative="")] = False
@@ -265,16 +270,21 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     task = task_of(run)
     if options.data.is_dir() and task != "sentiment":
         raise BadInput(f"--data {options.data} is a folder; give one file, such as its test text")
-    refused = [] if task == "ner" or options.column is None else ["--column"]
+    refused = [
+        f"--{name.replace('_', '-')}"
+        for name, of in _COLUMNS.items()
+        if of != task and getattr(options, name) is not None
+    ]
+    hint = f"; it has {_COLUMN_OPTIONS[task]}" if refused and task in _COLUMN_OPTIONS else ""
     if task in ("ner", "sentiment"):
         refused += ["--streams"] * (options.streams is not None)
         refused += ["--paper-style"] * options.paper_style
     if refused:
-        raise BadInput(f"{' and '.join(refused)}: a run of {task} has no such thing")
+        raise BadInput(f"{' and '.join(refused)}: a run of {task} has no such thing{hint}")
     if task == "ner":
         return evaluate_tagger(run, options.data, options.column)
     if task == "sentiment":
-        return evaluate_classifier(run, options.data)
+        return evaluate_classifier(run, options.data, options.text_column, options.label_column)
     trained = open_trained(run)
     data, unknown = trained.run.data, trained.vocabulary.unknown
     tokens = read_text(options.data, trained.vocabulary)

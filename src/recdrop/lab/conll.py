@@ -43,7 +43,7 @@ from recdrop.lab.vocabulary import shown
 
 Scheme = Literal["iob1", "iob2", "iobes"]
 
-_BORDER = "-DOCSTART-"
+BORDER = "-DOCSTART-"
 _BLANKS = re.compile("[ \t]+")
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 _IOBES = str.maketrans("LU", "ES")
@@ -143,12 +143,39 @@ def column_lines(
         yield "\n"
 
 
+def gaps(file: TextFile, border: str = BORDER) -> Iterator[str]:
+    """What a column file has between its sentences, to be written between those of an answer.
+
+    Args:
+        file: As `read_columns` takes it.
+        border: The line to be written for a border of documents.
+
+    Returns:
+        The lines, with their ends, before the first sentence, and behind each. Blank ones are
+        empty; where the file ends without one, there is one all the same.
+    """
+    gap: list[str] = []
+    inside = False
+    for line in file.lines(LONGEST):
+        if not line.strip() or _is_border(line):
+            gap.append(f"{border}\n" if line.strip() else "\n")
+            inside = False
+        elif not inside:
+            yield "".join(gap)
+            gap, inside = [], True
+    yield "".join(gap) or "\n"
+
+
+def _is_border(line: str) -> bool:
+    return line.split(None, 1)[0] == BORDER
+
+
 def _rows(file: TextFile) -> Iterator[tuple[int, list[str]]]:
     """Each line's number and columns, all as many; no columns where a sentence ends, as at last."""
     first = count = number = 0
     tabs = False
     for number, line in enumerate(file.lines(LONGEST), 1):
-        if not line.strip() or line.split(None, 1)[0] == _BORDER:
+        if not line.strip() or _is_border(line):
             yield number, []
             continue
         if not first:

@@ -5,9 +5,9 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -47,7 +47,10 @@ class TagOptions(_Options):
 
     columns: Annotated[bool, Parameter(negative="")] = False
     """The file has columns, as for training, and the word in the first; else it has a sentence a
-    line, words between blanks."""
+    line."""
+    tokens: Literal["blanks", "newswire"] = "blanks"
+    """Words of a sentence are what stands between blanks: `Rome.` is one; newswire splits
+    punctuation from raw text."""
 
 
 def tag(
@@ -59,6 +62,8 @@ def tag(
 ):
     """Find names: a word and its tag a line, a blank line behind each sentence, an empty one too.
 
+    Of columns every line has its answer, blank ones and borders of documents among them.
+
     Parameters
     ----------
     run
@@ -67,42 +72,56 @@ def tag(
         Sentences. Without it, lines of standard input, answered as they come; columns once it ends.
     """
     from recdrop.lab import predict
-    from recdrop.lab.conll import read_columns
+    from recdrop.lab.conll import BORDER, gaps, read_columns
+    from recdrop.lab.skipgram import split_newswire
     from recdrop.lab.trained import open_tagger
 
     options = options or TagOptions()
-    trained = open_tagger(run)
+    if options.columns and options.tokens != "blanks":
+        raise BadInput("--tokens: with --columns each line is a word already; give one of the two")
+    trained, doubt = open_tagger(run), options.uncertainty > 0
 
-    def tell(sentences: list[tuple[str, ...]]) -> None:
+    def tell(sentences: Sequence[Sequence[str]], behind: Iterable[str], before: str = "") -> None:
         asked = predict.tag(
             trained, [one for one in sentences if one], options.uncertainty, options.seed
         )
         tagged = iter(asked)
         told = [next(tagged) if one else predict.Tagged((), (), ()) for one in sentences]
-        _write(map(_tagged_json, told) if options.json_lines else _tagged_lines(told))
+        if options.json_lines:
+            _write(_tagged_json(one, doubt=doubt) for one in told)
+        else:
+            _write(chain([before], _tagged_lines(told, behind, doubt=doubt)))
 
     if options.columns:
-        columns = _piped("columns, answered once all are there") if file is None else file
+        wanted = "columns, answered once all are there"
+        columns = _piped(wanted) if file is None else TextFile.open(file)
         sentences = [one.words for one in read_columns(columns, tagged=False)]
+        behind = gaps(columns, "\t".join([BORDER, "O", *["0.0000"] * (2 * doubt)]))
+        before = next(behind)
         for first in range(0, len(sentences), _AT_A_TIME):
-            tell(sentences[first : first + _AT_A_TIME])
+            tell(sentences[first : first + _AT_A_TIME], behind, before)
+            before = ""
         return 0
+    split = split_newswire if options.tokens == "newswire" else str.split
     for lines in _lines(file, "sentences, one a line"):
-        tell([tuple(line.split()) for line in lines])
+        tell([split(line) for line in lines], repeat("\n"))
     return 0
 
 
-def _tagged_lines(told: Sequence[Any]) -> Iterator[str]:
+def _tagged_lines(told: Sequence[Any], behind: Iterable[str], *, doubt: bool) -> Iterator[str]:
+    """Columns, with what stands behind each sentence."""
     from recdrop.lab.conll import column_lines
 
     columns = [[one.tags for one in told]]
-    if any(one.entropy for one in told):
+    if doubt:
         for part in ("entropy", "information"):
             columns.append([[f"{x:.4f}" for x in getattr(one, part)] for one in told])
-    return column_lines([one.words for one in told], *columns)
+    ends = iter(behind)
+    for line in column_lines([one.words for one in told], *columns):
+        yield next(ends) if line == "\n" else line
 
 
-def _tagged_json(told: Any) -> str:
+def _tagged_json(told: Any, *, doubt: bool) -> str:
     names = [
         {
             "kind": one.kind,
@@ -114,7 +133,7 @@ def _tagged_json(told: Any) -> str:
     ]
     values = {"words": told.words, "tags": told.tags, "entities": names}
     values["probability"] = [round(p, 6) for p in told.sure]
-    if told.entropy:
+    if doubt:
         values["entropy"] = [round(x, 6) for x in told.entropy]
         values["information"] = [round(x, 6) for x in told.information]
     return json.dumps(values, ensure_ascii=False) + "\n"
@@ -202,13 +221,17 @@ def evaluate_tagger(run: Path, data: Path, column: int | None) -> int:
     return 0
 
 
-def evaluate_classifier(run: Path, data: Path) -> int:
+def evaluate_classifier(
+    run: Path, data: Path, text_column: str | None, label_column: str | None
+) -> int:
     """Tell label scores of a file of labelled texts."""
     from recdrop.lab import predict
     from recdrop.lab.label_scores import accuracy, f1_of, labels_to_score, mean_f1
+    from recdrop.lab.tasks.reading import with_columns
     from recdrop.lab.trained import open_classifier
 
     trained = open_classifier(run)
+    trained = trained._replace(run=with_columns(trained.run, text_column, label_column))
     rows = predict.labelled_for(trained, data)
     gold = [row.label for row in rows]
     found = [one.label for one in predict.classify(trained, [row.text for row in rows])]
@@ -236,6 +259,10 @@ class CalibrateOptions(BaseModel):
 
     data: Path
     """Labelled texts that were not trained on."""
+    text_column: str | None = None
+    """The text's column, by name or number. Default: the run's."""
+    label_column: str | None = None
+    """The label's column, likewise."""
     out: Path
     """Folder for calibration.svg and calibration.json."""
     samples: Annotated[int, Field(ge=2, le=10_000)] = 20
@@ -254,7 +281,14 @@ def calibrate(run: Path, /, *, options: Annotated[CalibrateOptions, Parameter(na
     """
     from recdrop.lab import calibration
 
-    told = calibration.measure(run, options.data, options.samples, options.seed)
+    told = calibration.measure(
+        run,
+        options.data,
+        options.samples,
+        options.seed,
+        text_column=options.text_column,
+        label_column=options.label_column,
+    )
     out = console()
     for name, one in told.items():
         say(
@@ -316,8 +350,10 @@ def _coming(what: str) -> Iterator[list[str]]:
     handle = _input(what)
     begun, done, block = b"", 0, b"\n"
     while block:
-        block = _block(handle)
-        *whole, begun = (begun + block).split(b"\n")
+        returned, block = block.endswith(b"\r"), _block(handle)
+        fresh = block[1:] if returned and block.startswith(b"\n") else block  # one end of two
+        fresh = fresh.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *whole, begun = (begun + fresh).split(b"\n")
         if begun and (not block or len(begun) > LONGEST):
             whole.append(begun)
         lines: list[str] = []
@@ -332,7 +368,7 @@ def _coming(what: str) -> Iterator[list[str]]:
 
 
 def _decoded(line: bytes, number: int) -> str:
-    line = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").removesuffix(b"\r")
+    line = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"")
     try:
         if len(line) > LONGEST:
             raise ValueError(f"the line is too long; expected {LONGEST:,} bytes at most")

@@ -230,6 +230,21 @@ SEMEVAL = {
 }
 
 
+def with_columns(
+    run: SentimentRun, text_column: str | None, label_column: str | None
+) -> SentimentRun:
+    """A run that finds its columns elsewhere, for texts that it is to be measured on.
+
+    Args:
+        run: Of a classifier.
+        text_column: Name or number; None: the run's own.
+        label_column: Likewise.
+    """
+    given = {"text_column": text_column, "label_column": label_column}
+    given = {name: column for name, column in given.items() if column is not None}
+    return run.model_copy(update={"data": run.data.model_copy(update=given)})
+
+
 def _columns(data: LabelledData) -> Mapping[str, str | int | None]:
     return {"text_column": data.text_column, "label_column": data.label_column}
 
