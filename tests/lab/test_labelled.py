@@ -217,7 +217,7 @@ def test_a_header_of_other_names_is_no_text_to_learn_from(tmp_path, name, header
     path = written(tmp_path, "\n".join([header, *body]), name)
     told = refused("is this a header", read_splits, path)
     assert told.startswith(f"{path}:1: is this a header? No other row has its label 'rating', and")
-    assert told.endswith(f"if not by number, such as {options}")
+    assert told.endswith(f"by name, else by number, such as {options}")
     names = {"text_column": "review", "label_column": "rating"}
     assert sum(map(len, read_splits(path, **names).values())) == 40
     text, label = options.split()[1::2]

@@ -341,8 +341,8 @@ def _check_bare(where: str, header: list[str]) -> None:
 def _give_both(text: int, label: int) -> str:
     """What to do where columns, such as these, are to be given."""
     return (
-        "if it has one, give --text-column and --label-column by name, if not by number, such as "
-        f"--text-column {text} --label-column {label}"
+        "if the file has a header, give --text-column and --label-column by name, else by number, "
+        f"such as --text-column {text} --label-column {label}"
     )
 
 
