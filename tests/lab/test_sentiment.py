@@ -362,6 +362,12 @@ def test_semevals_layout(tmp_path):
         assert {name, f"{name}_accuracy", f"{name}_last"} <= set(scores)
     sources = json.loads((tmp_path / "run" / "data.json").read_text())
     assert sources["train"]["texts"] == 24
+    dev = data / "twitter2013dev.tsv"
+    right = dev.read_text()
+    dev.write_text(f"no\trating\treview\n{right}")
+    with pytest.raises(BadInput, match=r"twitter2013dev\.tsv:1: is this a header\? No other row"):
+        run_cell(tmp_path / "other", run, data)
+    dev.write_text(right)
     (data / "twitter2014sarcasm.tsv").unlink()
     with pytest.raises(BadInput, match=r"has no twitter2014sarcasm\.tsv"):
         run_cell(tmp_path / "other", run, data)
