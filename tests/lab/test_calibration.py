@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from recdrop.lab.calibration import calibrated, write
+from recdrop.lab.calibration import Measured, calibrated, write
 from recdrop.lab.cli import main
 from tests.lab.test_sentiment import texts, tiny, train, write_texts
 
@@ -74,13 +74,16 @@ def test_the_picture_and_the_numbers_are_written(tmp_path):
     told = [said(source, labels) for _ in range(200)]
     gold = [source.choice(labels) for _ in told]
     one = calibrated(gold, told)
-    numbers, drawn = write(tmp_path / "a" / "b", {"one <&>": one, "same": one})
+    measured = Measured({"seed": 3}, {"one <&>": one, "same": one})
+    numbers, drawn = write(tmp_path / "a" / "b", measured)
     assert [numbers.name, drawn.name] == ["calibration.json", "calibration.svg"]
     ElementTree.fromstring(drawn.read_bytes())  # noqa: S314  it is our own
-    values = json.loads(numbers.read_text())
+    written = json.loads(numbers.read_text())
+    assert written.keys() == {"seed", "calibration"}
+    values = written["calibration"]
     assert values["same"]["error"] == one.error
     assert [b["texts"] for b in values["same"]["bins"]] == [b.texts for b in one.bins]
-    again = write(tmp_path / "a" / "b", {"one <&>": one, "same": one})
+    again = write(tmp_path / "a" / "b", measured)
     assert again == [numbers, drawn]
 
 
@@ -104,11 +107,20 @@ def test_a_run_is_calibrated(trained, tmp_path, capsys):
     assert "mean of 4 nets: accuracy " in out
     files = [(tmp_path / folder / "calibration.json").read_text() for folder in "ab"]
     assert files[0] == files[1]
-    one, other = json.loads(files[0]).values()
+    written = json.loads(files[0])
+    result = json.loads((run / "result.json").read_text())
+    assert written["run"] == {
+        "name": result["name"],
+        "seed": result["seed"],
+        "update": result["outcome"]["best_update"],
+    }
+    of_test = json.loads((run / "data.json").read_text())["test"]
+    assert written["data"] == {"name": "test.tsv"} | of_test
+    assert (written["samples"], written["seed"]) == (4, 0)
+    one, other = written["calibration"].values()
     assert one != other
     assert sum(b["texts"] for b in one["bins"]) == len(texts(20, 2))
-    scores = json.loads((run / "result.json").read_text())["outcome"]["scores"]
-    assert one["accuracy"] == pytest.approx(scores["test_accuracy"])
+    assert one["accuracy"] == pytest.approx(result["outcome"]["scores"]["test_accuracy"])
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recdrop.lab import predict
 from recdrop.lab.drawing import COLOURS, INK, drawing, picture, sheet
 from recdrop.lab.storage import make_folder, write_whole
-from recdrop.lab.tasks.reading import with_columns
+from recdrop.lab.tasks.reading import described, with_columns
 from recdrop.lab.trained import open_classifier
 
 BINS = 10
@@ -50,6 +50,18 @@ class Calibration(NamedTuple):
     nats: float
 
 
+class Measured(NamedTuple):
+    """What was measured on what.
+
+    Attributes:
+        source: The run, its net, the texts and where masks came from, ready for JSON.
+        told: By name of the nets, without dropout first.
+    """
+
+    source: dict[str, Any]
+    told: dict[str, Calibration]
+
+
 def calibrated(gold: Sequence[str], probabilities: Sequence[Mapping[str, float]]) -> Calibration:
     """Hold what was said against what is right.
 
@@ -81,7 +93,7 @@ def measure(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
-) -> dict[str, Calibration]:
+) -> Measured:
     """A classifier without dropout, and with so many nets.
 
     Args:
@@ -104,10 +116,16 @@ def measure(
     for name, number in (("without dropout", 0), (f"mean of {samples} nets", samples)):
         answers = predict.classify(trained, texts, number, seed)
         told[name] = calibrated(gold, [one.probabilities for one in answers])
-    return told
+    source = {
+        "run": {"name": trained.run.name, "seed": trained.run.seed, "update": trained.update},
+        "data": {"name": data.name} | described(rows),
+        "samples": samples,
+        "seed": seed,
+    }
+    return Measured(source, told)
 
 
-def write(folder: Path, told: Mapping[str, Calibration]) -> list[Path]:
+def write(folder: Path, measured: Measured) -> list[Path]:
     """Write the numbers and the picture.
 
     Raises:
@@ -117,11 +135,11 @@ def write(folder: Path, told: Mapping[str, Calibration]) -> list[Path]:
     make_folder(folder)
     values = {
         name: one._asdict() | {"bins": [b._asdict() for b in one.bins]}
-        for name, one in told.items()
+        for name, one in measured.told.items()
     }
     numbers, drawn = folder / "calibration.json", folder / "calibration.svg"
-    write_whole(numbers, json.dumps(values, indent=2) + "\n")
-    write_whole(drawn, _drawn(told))
+    write_whole(numbers, json.dumps(measured.source | {"calibration": values}, indent=2) + "\n")
+    write_whole(drawn, _drawn(measured.told))
     return [numbers, drawn]
 
 

@@ -281,7 +281,7 @@ def calibrate(run: Path, /, *, options: Annotated[CalibrateOptions, Parameter(na
     """
     from recdrop.lab import calibration
 
-    told = calibration.measure(
+    measured = calibration.measure(
         run,
         options.data,
         options.samples,
@@ -290,13 +290,13 @@ def calibrate(run: Path, /, *, options: Annotated[CalibrateOptions, Parameter(na
         label_column=options.label_column,
     )
     out = console()
-    for name, one in told.items():
+    for name, one in measured.told.items():
         say(
             out,
             f"{name}: accuracy {one.accuracy:.2%}, mean confidence {one.confidence:.2%}, "
             f"expected calibration error {one.error:.2%}, nats {one.nats:.4f}",
         )
-    for path in calibration.write(options.out, told):
+    for path in calibration.write(options.out, measured):
         say(out, f"Written: {path}")
     return 0
 

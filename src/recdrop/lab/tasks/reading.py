@@ -142,13 +142,13 @@ def prepare_sentiment(
                 f"{data}: {name} set, line {strange.line}: the training set has no label "
                 f"{strange.label!r}, only {', '.join(labels)}"
             )
-    sources: dict[str, Any] = {name: _told(rows) for name, rows in sets.items()}
+    sources: dict[str, Any] = {name: described(rows) for name, rows in sets.items()}
     texts = {name: words_of((row.text for row in rows), how) for name, rows in sets.items()}
     counts = Counter(chain.from_iterable(texts["train"]))
     weak = None if pretrain is None else _Weak(pretrain, how)
     if weak is not None:
         counts.update(chain.from_iterable(weak.texts["train"]))
-        sources |= {f"pretrain_{name}": _told(rows) for name, rows in weak.rows.items()}
+        sources |= {f"pretrain_{name}": described(rows) for name, rows in weak.rows.items()}
         sources["weak_labels"] = weak.labels
     held_out = [texts[name] for name in texts if name != "train"]
     others = chain.from_iterable(chain.from_iterable(held_out))
@@ -274,7 +274,8 @@ def _of(number: int, label: str) -> str:
     return f"{number:,} {label if len(label) <= 40 else f'{label[:37]}...'}"
 
 
-def _told(rows: Sequence[Labelled]) -> dict[str, str | int]:
+def described(rows: Sequence[Labelled]) -> dict[str, str | int]:
+    """SHA-256 of labels and texts, and how many there are, ready for JSON."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row.label}\t{row.text}\n".encode())
