@@ -24,8 +24,8 @@ ORDER = [
     {"__main__", "lab"},
 ]
 LAB_ORDER = [
-    {"errors"},
-    {"config", "console", "environment", "signals", "world"},
+    {"environment", "errors"},
+    {"config", "console", "signals", "world"},
     {"label_scores", "settings"},
     {"records", "storage", "vocabulary"},
     {"files"},
