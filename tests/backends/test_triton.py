@@ -577,6 +577,11 @@ def test_which_shapes_run_persistently():
     word = Plan.of(32, 256, 4, 2, 132)
     assert (word.persistent, word.keep, word.depth) == (True, True, 256)
     assert not Plan.of(32, 64, 4, 4, 132, ieee=True).keep
+    # What test_gpu.py takes for kept weights, of every cell.
+    for gates, (batch, hidden, item) in itertools.product(
+        (1, 3, 4), ((40, 96, 2), (40, 96, 4), (36, 100, 4), (48, 128, 4), (48, 256, 2))
+    ):
+        assert Plan.of(batch, hidden, gates, item, 108).keep
     long = Plan.of(16, 768, 4, 2, 132)
     assert (long.persistent, long.keep, long.depth) == (True, False, 64)
     wide = Plan.of(256, 1024, 4, 2, 132)  # 8 * 32 of the largest tiles
