@@ -28,7 +28,7 @@ class _Layer:
     """One layer and direction: its shapes, the places of its steps, and what its kernels share."""
 
     def __init__(self, at: Inputs, how: Config) -> None:
-        self.how, self.at = how, at
+        self.how, self.inputs = how, at
         self.batch, self.hidden = at.h0.shape
         self.total = at.x.shape[0]
         self.gates = GATES[how.cell]
@@ -40,13 +40,15 @@ class _Layer:
         device = at.x.device
         key = torch.zeros((), dtype=torch.int64) if at.key is None else at.key
         self.key = rng.key_on(key, device)
-        self.rows = self.offsets if at.rows is None else at.rows.to(device).contiguous()
+        self.rows = absent(at.x, torch.int64)
+        if at.rows is not None:
+            self.rows = at.rows.to(device).contiguous()
         self.plan = Plan.of(
             self.batch,
             self.hidden,
             self.gates,
             at.x.element_size(),
-            processors(at.x.device),
+            processors(device),
             untied=self.untied,
             ieee=at.x.dtype == torch.float32 and product_precision() == "ieee",
         )
@@ -108,13 +110,14 @@ class _Layer:
         grid = (self.plan.programs,)
         phases = 2 if self.how.cell == "gru_paper" else 1
         if self.plan.persistent:
-            barrier = torch.zeros((), dtype=torch.int32, device=self.at.x.device)
+            barrier = torch.zeros((), dtype=torch.int32, device=self.inputs.x.device)
             if barrier.is_cuda:
                 arguments = arguments | {"launch_cooperative_grid": True}
             kernel[grid](
                 first=0, count=self.steps, PHASE=0, PHASES=phases, barrier=barrier, **arguments
             )
             return
+        barrier = absent(self.inputs.x, torch.int32)
         for step in range(self.steps):
             for phase in range(phases):
                 kernel[grid](
@@ -122,7 +125,7 @@ class _Layer:
                     count=1,
                     PHASE=phase,
                     PHASES=phase + 1,
-                    barrier=self.offsets,
+                    barrier=barrier,
                     **arguments,
                 )
 
@@ -138,7 +141,7 @@ class _Layer:
         see: Any = kernels.see
         see[(self.steps, *self.tiles)](
             initial=initial,
-            h=initial if h is None else h,
+            h=absent(initial) if h is None else h,
             out=out,
             T=self.steps,
             B=self.batch,
@@ -165,11 +168,11 @@ class _Layer:
     def _at_end(self, over_time: Tensor) -> Tensor:
         if self.sizes[-1] == self.batch:
             return over_time[self.total - self.batch :]
-        ends, at, later = [], self.total, 0
+        ends, start, later = [], self.total, 0
         for size in reversed(self.sizes):  # rows that end here: those which the next step lacks
-            at -= size
+            start -= size
             if size > later:
-                ends.append(over_time[at + later : at + size])
+                ends.append(over_time[start + later : start + size])
                 later = size
         return torch.cat(ends)
 
@@ -207,6 +210,11 @@ def _counted(sizes: list[int], device: torch.device) -> Tensor:
     return torch.cat(parts)
 
 
+def absent(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """For what a cell lacks: empty, and a null pointer to a kernel that does not look at it."""
+    return like.new_empty(0, dtype=dtype)
+
+
 def processors(device: torch.device) -> int:
     """Programs that run at once. Triton's interpreter runs one after the other."""
     if device.type != "cuda":
@@ -224,7 +232,6 @@ def scan(*args: Any) -> Outputs:
     """``recdrop::triton_scan``."""
     at, how = _inputs(args[:11]), Config(*args[11:])
     layer = _Layer(at, how)
-    none = at.x.new_empty(0)
     b_hn = None
     if how.cell == "gru" and at.b_hh is not None:
         b_hn = at.b_hh[2 * layer.hidden :]
@@ -232,8 +239,10 @@ def scan(*args: Any) -> Outputs:
     seen = at.x.new_empty(2, layer.views, layer.batch, layer.hidden)
     seen[:] = layer.see(at.h0, None)
     state = (at.h0 if at.c0 is None else at.c0).to(torch.float32, copy=True)
-    gates = none if how.cell == "rnn" else at.x.new_empty(layer.total, at.w_hh.shape[0])
-    inner = at.x.new_empty(0, dtype=torch.float32)
+    gates = absent(at.x)
+    if how.cell != "rnn":
+        gates = at.x.new_empty(layer.total, at.w_hh.shape[0])
+    inner = absent(at.x, torch.float32)
     if how.cell in ("lstm", "gru"):
         inner = at.x.new_empty(layer.total, layer.hidden, dtype=torch.float32)
     layer.run(
@@ -242,9 +251,9 @@ def scan(*args: Any) -> Outputs:
         | {
             "pre_x": _project(at, how),
             "w_hh": at.w_hh,
-            "b_hn": at.w_hh if b_hn is None else b_hn,
+            "b_hn": absent(at.x) if b_hn is None else b_hn,
             "seen": seen,
-            "operand": torch.empty_like(at.h0) if how.cell == "gru_paper" else at.h0,
+            "operand": torch.empty_like(at.h0) if how.cell == "gru_paper" else absent(at.x),
             "state": state,
             "h": h,
             "gates": gates,
@@ -253,7 +262,7 @@ def scan(*args: Any) -> Outputs:
         },
     )
     h_n = layer.at_last(h).clone()
-    c_n = none.clone() if at.c0 is None else state.to(at.x.dtype)
+    c_n = absent(at.x) if at.c0 is None else state.to(at.x.dtype)
     return Outputs(h, h_n, c_n, gates, inner)
 
 
@@ -291,11 +300,11 @@ def scan_backward(*args: Any) -> Gradients:
         | {
             "w_hh": at.w_hh,
             "h0": at.h0,
-            "c0": at.h0 if at.c0 is None else at.c0,
+            "c0": absent(at.x) if at.c0 is None else at.c0,
             "h": h,
             "gates": gates,
             "inner": inner,
-            "dh_out": h if dh_out is None else dh_out,
+            "dh_out": absent(h) if dh_out is None else dh_out,
             "dh": dh,
             "dc": dc,
             "d_in": d_in,
@@ -303,25 +312,23 @@ def scan_backward(*args: Any) -> Gradients:
             "HAS_DH": dh_out is not None,
         },
     )
-    none = at.x.new_empty(0)
-    biased = at.b_ih is not None
-    db_ih = d_in.sum(0) if biased else none.clone()
-    db_hh = none.clone()
-    if biased:
+    db_ih, db_hh = absent(at.x), absent(at.x)
+    if at.b_ih is not None:
+        db_ih = d_in.sum(0)
         db_hh = (
             torch.cat((db_ih[: 2 * layer.hidden], d_rec[:, 2 * layer.hidden :].sum(0)))
             if how.cell == "gru"
             else db_ih.clone()
         )
     return Gradients(
-        x=d_in @ at.w_ih if need_dx else none,
+        x=d_in @ at.w_ih if need_dx else absent(at.x),
         h0=_initial(layer, d_rec, dh),
-        c0=none.clone() if at.c0 is None else dc.to(at.x.dtype),
+        c0=absent(at.x) if at.c0 is None else dc.to(at.x.dtype),
         w_ih=d_in.t() @ at.x,
         w_hh=_recurrent_weight(layer, d_rec, h, gates),
         b_ih=db_ih,
         b_hh=db_hh,
-        w_hr=none.clone(),
+        w_hr=absent(at.x),
     )
 
 
@@ -333,7 +340,7 @@ def _start(grad: Tensor | None, like: Tensor) -> Tensor:
 
 def _initial(layer: _Layer, d_rec: Tensor, past: Tensor) -> Tensor:
     """Gradient of h_0, [B, H]: through the first step's product, and past it."""
-    w_hh, hidden = layer.at.w_hh, layer.hidden
+    w_hh, hidden = layer.inputs.w_hh, layer.hidden
     products = 2 if layer.how.cell == "gru_paper" else layer.gates
     first = layer.at_first(d_rec)[:, : products * hidden]
     if layer.untied:
@@ -355,7 +362,7 @@ def _initial(layer: _Layer, d_rec: Tensor, past: Tensor) -> Tensor:
 def _recurrent_weight(layer: _Layer, d_rec: Tensor, h: Tensor, gates: Tensor) -> Tensor:
     """Gradient of W_hh, [GH, H]: of what each gate's product saw, over all steps."""
     how, hidden = layer.how, layer.hidden
-    seen = layer.see(layer.at.h0, h)
+    seen = layer.see(layer.inputs.h0, h)
     if how.cell == "gru_paper":
         reset = (gates[:, :hidden].float() * seen[-1]).to(h.dtype)
         views = [*seen[:2], reset] if layer.untied else [seen[0], seen[0], reset]
