@@ -124,6 +124,19 @@ def test_a_classifiers_doubt_is_mc_dropouts(classifier):
     assert min(doubt) > 0
 
 
+def test_texts_that_are_asked_together_have_the_doubt_of_each_alone(classifier):
+    """With other masks, so only about as much."""
+    trained = open_classifier(classifier)
+    lines = ["good day", "the bad day is it", "nothing known here"]
+    alone = classify(trained, lines, samples=400, seed=3)
+    together = classify(trained, lines, samples=400, seed=3, together=True)
+    assert alone != together
+    assert together == classify(trained, lines, samples=400, seed=3, together=True)
+    for one, other in zip(alone, together, strict=True):
+        assert other.probabilities == pytest.approx(one.probabilities, abs=0.05)
+        assert other.entropy == pytest.approx(one.entropy, abs=0.05)
+
+
 def test_a_taggers_doubt_is_mc_dropouts(tagger):
     trained, words = open_tagger(tagger), ("Smith", "went", "to", "nowhere")
     (told,) = tag(trained, [words], 9, 3)

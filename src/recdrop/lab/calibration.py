@@ -114,7 +114,7 @@ def measure(
     gold, texts = [row.label for row in rows], [row.text for row in rows]
     told = {}
     for name, number in (("without dropout", 0), (f"mean of {samples} nets", samples)):
-        answers = predict.classify(trained, texts, number, seed)
+        answers = predict.classify(trained, texts, number, seed, together=True)
         told[name] = calibrated(gold, [one.probabilities for one in answers])
     source = {
         "run": {"name": trained.run.name, "seed": trained.run.seed, "update": trained.update},

@@ -91,7 +91,12 @@ def tag(
 
 
 def classify(
-    trained: TrainedClassifier, texts: Sequence[str], samples: int = 0, seed: int = 0
+    trained: TrainedClassifier,
+    texts: Sequence[str],
+    samples: int = 0,
+    seed: int = 0,
+    *,
+    together: bool = False,
 ) -> list[Classified]:
     """Label texts.
 
@@ -100,6 +105,8 @@ def classify(
         texts: Any; they become words as the run's own did.
         samples: Nets with other masks to ask; 0 asks the net without dropout.
         seed: Where the masks come from.
+        together: Sample nets for many texts at a time, which is faster; a text's masks then depend
+            on those beside it.
 
     Raises:
         BadInput: Nets are to be asked, and the run drops nothing.
@@ -107,7 +114,7 @@ def classify(
     rows = Texts.of(words_of(texts, trained.run.data), trained.words)
     names = trained.labels
     told: dict[int, Classified] = {}
-    for numbers, asked in rows.batches(_most(samples)):
+    for numbers, asked in rows.batches(AT_A_TIME if together else _most(samples)):
         answer = _asked(trained.net, asked, samples, seed)
         for i, number in enumerate(numbers.tolist()):
             mean = answer.mean[i]
