@@ -51,7 +51,8 @@ class Recurrence:
         reset_after: Which GRU.
         recurrent_dropout: Specs with distinct sites.
         training: Whether masks are drawn.
-        key: int64 scalar on the CPU that starts all masks; None where none is drawn.
+        key: int64 scalar that starts all masks; None where none is drawn. On the CPU, but for a GPU
+            on the device while a CUDA graph is captured or `torch.compile` traces.
     """
 
     cell: Cell
