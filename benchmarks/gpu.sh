@@ -69,7 +69,7 @@ fi
 if asked sanitizer && command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     step compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m pytest -q -W default \
-      $tests -k 'test_relu and lstm and packed'
+      $tests -k sanitizer
   done
 elif asked sanitizer; then
   echo "== sanitizer: not run, compute-sanitizer is not installed"
