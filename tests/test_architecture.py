@@ -29,6 +29,7 @@ LAB_ORDER = [
     {"label_scores", "settings"},
     {"records", "storage", "vocabulary"},
     {"files"},
+    {"labelled_tables"},
     {"checkpoint", "conll", "labelled", "output_layer", "text", "tweets", "vector_formats"},
     {"vectors"},
     {"skipgram", "words"},

@@ -13,14 +13,8 @@ import pytest
 
 from recdrop.lab.errors import BadInput
 from recdrop.lab.label_scores import accuracy, f1_of, labels_to_score, mean_f1
-from recdrop.lab.labelled import (
-    Labelled,
-    alone_at_the_top,
-    labels_of,
-    labels_to_train,
-    read_labelled,
-    read_splits,
-)
+from recdrop.lab.labelled import labels_of, labels_to_train, read_labelled, read_splits
+from recdrop.lab.labelled_tables import Labelled, alone_at_the_top
 from tests.lab.benchmark_data import benchmark
 
 

@@ -12,7 +12,7 @@ from recdrop.lab.cli import main
 from recdrop.lab.config import Adam, Classifier, LabelledData, Schedule, SentimentRun
 from recdrop.lab.errors import BadInput
 from recdrop.lab.label_scores import labels_to_score, mean_f1
-from recdrop.lab.labelled import Labelled
+from recdrop.lab.labelled_tables import Labelled
 from recdrop.lab.runs import read_rows, run_cell
 from recdrop.lab.settings import changed
 from recdrop.lab.tasks.reading import SEMEVAL, label_notes, words_of

@@ -10,7 +10,8 @@ from torch import Tensor
 import recdrop
 from recdrop.lab.conll import Entity, entities
 from recdrop.lab.errors import BadInput
-from recdrop.lab.labelled import Labelled, labels_of, read_labelled
+from recdrop.lab.labelled import labels_of, read_labelled
+from recdrop.lab.labelled_tables import Labelled
 from recdrop.lab.tasks.ner import Sentences, TaggerNet
 from recdrop.lab.tasks.reading import words_of
 from recdrop.lab.tasks.rows import AT_A_TIME

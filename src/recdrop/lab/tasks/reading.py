@@ -16,13 +16,8 @@ from recdrop.lab.config import LabelledData, NerRun, SentimentRun
 from recdrop.lab.conll import Sentence, converted, misplaced, read_columns, recognised
 from recdrop.lab.console import counted
 from recdrop.lab.errors import BadInput
-from recdrop.lab.labelled import (
-    Labelled,
-    alone_at_the_top,
-    labels_to_train,
-    read_labelled,
-    read_splits,
-)
+from recdrop.lab.labelled import labels_to_train, read_labelled, read_splits
+from recdrop.lab.labelled_tables import Labelled, alone_at_the_top
 from recdrop.lab.storage import storage
 from recdrop.lab.tasks.ner import NerTask
 from recdrop.lab.tasks.sentiment import SentimentTask, Stage, Texts
