@@ -115,7 +115,7 @@ def classify(
     rows = Texts.of(words_of(texts, trained.run.data), trained.words)
     names = trained.labels
     told: dict[int, Classified] = {}
-    for numbers, asked in rows.batches(AT_A_TIME if together else _most(samples)):
+    for numbers, asked in rows.batches(_most(samples, together=together)):
         answer = _asked(trained.net, asked, samples, seed)
         for i, number in enumerate(numbers.tolist()):
             mean = answer.mean[i]
@@ -146,9 +146,9 @@ def labelled_for(trained: TrainedClassifier, path: Path) -> list[Labelled]:
     return rows
 
 
-def _most(samples: int) -> int:
+def _most(samples: int, *, together: bool = False) -> int:
     """Rows at a time: masks are each row's own, so one alone has the same whoever is beside it."""
-    return 1 if samples else AT_A_TIME
+    return AT_A_TIME if together or not samples else 1
 
 
 def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:
