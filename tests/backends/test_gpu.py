@@ -196,11 +196,14 @@ def test_no_race_changes_a_bit(cell, args, hidden, dtype, products, masks, lengt
             assert all(torch.equal(first[name], again[name]) for name in first)
         monkeypatch.setattr(launch, "processors", lambda device: 0)
         alone = evaluate(on_gpu, call, dtype)
-    # Sums in another order flip last bits of what is multiplied next: a plain RNN makes most of it.
-    off = 0.1 if dtype == torch.bfloat16 else 0.03 if products is tf32 else 1e-4
+    rtol, atol = (0.05, 0.05) if dtype == torch.bfloat16 else (1e-4, 1e-5)
+    if products is tf32:
+        rtol = atol = 0.03
+    if cell == "rnn":  # sums in another order flip last bits, of which it makes the most
+        rtol = atol = 0.1 if dtype == torch.bfloat16 else rtol
     for name, value in first.items():
         size = float(alone[name].abs().max())
-        torch.testing.assert_close(value, alone[name], rtol=off, atol=off * size, msg=name)
+        torch.testing.assert_close(value, alone[name], rtol=rtol, atol=atol * size, msg=name)
 
 
 def test_long_sequences_agree_whichever_way_they_run(monkeypatch):
