@@ -6,6 +6,7 @@ node each, whatever the number of steps.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +93,8 @@ class Inputs(NamedTuple):
 class Outputs(NamedTuple):
     """What a scan returns; the last two are for its gradient, and empty where a cell has none.
 
+    Their rows may have more than H units, as the backend likes (`define`).
+
     Attributes:
         h: [N, W].
         h_n: [B, W].
@@ -150,10 +153,10 @@ def _scale(spec: RecurrentDropout, training: bool) -> float:
     return spec.kept_scale if training else spec.eval_scale
 
 
-def _fake_scan(*args: Any) -> Outputs:
+def _fake_scan(width: Callable[[int], int], *args: Any) -> Outputs:
     at, how = Inputs(*args[:11]), Config(*args[11:])
-    n, (gate_width, _) = at.x.shape[0], at.w_hh.shape
-    hidden = gate_width // GATES[how.cell]
+    n, gates = at.x.shape[0], GATES[how.cell]
+    hidden = width(at.w_hh.shape[0] // gates)
     none = at.x.new_empty(0)
     inner = torch.float64 if at.x.dtype == torch.float64 else torch.float32
     return Outputs(
@@ -162,7 +165,7 @@ def _fake_scan(*args: Any) -> Outputs:
         c_n=none
         if at.c0 is None
         else torch.empty_like(at.c0, memory_format=torch.contiguous_format),
-        gates=none.clone() if how.cell == "rnn" else at.x.new_empty(n, gate_width),
+        gates=none.clone() if how.cell == "rnn" else at.x.new_empty(n, gates * hidden),
         inner=at.x.new_empty((n, hidden) if how.cell in ("lstm", "gru") else (0,), dtype=inner),
     )
 
@@ -180,17 +183,19 @@ def _fake_scan_backward(*args: Any) -> Gradients:
     return Gradients(*(like(t) for t in wanted))
 
 
-def define(name: str) -> None:
+def define(name: str, width: Callable[[int], int] = int) -> None:
     """Define the operators ``recdrop::name`` and ``recdrop::name_backward``.
 
     A backend registers implementations of both for its device.
 
     Args:
         name: Of the first one.
+        width: Of its rows of units in what it keeps for its gradient, for an H.
     """
     _LIBRARY.define(name + _SCAN)
     _LIBRARY.define(f"{name}_backward{_SCAN_BACKWARD}")
-    torch.library.register_fake(f"recdrop::{name}", _fake_scan, lib=_LIBRARY)
+    fake = partial(_fake_scan, width)
+    torch.library.register_fake(f"recdrop::{name}", fake, lib=_LIBRARY)
     torch.library.register_fake(f"recdrop::{name}_backward", _fake_scan_backward, lib=_LIBRARY)
     forward = getattr(torch.ops.recdrop, name)
     backward = getattr(torch.ops.recdrop, f"{name}_backward")

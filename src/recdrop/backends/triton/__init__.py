@@ -15,6 +15,7 @@ from torch import Tensor
 from recdrop.backends import ops
 from recdrop.backends.call import Recurrence, autocast_dtype
 from recdrop.backends.stack import run_stack
+from recdrop.backends.triton.plan import wide
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -109,7 +110,7 @@ def _as_given(x: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(x.device.type, enabled=False)
 
 
-ops.define("triton_scan")
+ops.define("triton_scan", wide)
 _LIBRARY = torch.library.Library("recdrop", "FRAGMENT")
 for device in ("CUDA", "CPU"):  # on the CPU only Triton's interpreter runs the kernels
     _LIBRARY.impl("triton_scan", _scan, device)

@@ -6,7 +6,8 @@ result: product, cell and masks in one launch. Everything but the operands of pr
 
 Arrays over time have one row for each running row of each step, step t's from ``offsets[t]`` on.
 ``N`` such rows in all, ``T`` steps, ``B`` rows of the batch, ``H`` units, ``G`` gates, ``V`` views
-of h: G where each gate has a mask of its own, else 1.
+of h: G where each gate has a mask of its own, else 1. H is a multiple of 16: the layer's own
+``units``, and behind them such as have no weights and stay 0.
 
 What a cell or a site does is a compile-time constant: ``UPDATE``, ``HIDDEN`` and ``STATE`` are one
 of four in `cells`, ``CELL`` and ``RELU`` name the equations.
@@ -88,7 +89,7 @@ def _wait_for_all(barrier, arrivals):
 
 @triton.jit
 def _show(
-    seen, h_t, own, live, place, hidden, view_stride, H,
+    seen, h_t, own, live, place, hidden, view_stride, units,
     HIDDEN: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr, BU: tl.constexpr,
 ):  # fmt: skip
     """What the gates see of h_t at the step after, Eq. 7: one view, or one for each gate."""
@@ -97,17 +98,18 @@ def _show(
     else:
         unit, t, row, key = place
         for v in tl.static_range(V):
-            m = factor(HIDDEN, hidden, (v * H + unit, t, row, key), ALIGNED, BU)
+            m = factor(HIDDEN, hidden, (v * units + unit, t, row, key), ALIGNED, BU)
             _write(seen, v * view_stride + own, h_t * m, live)
 
 
 # ----------------------------------------------------------------------------------------- kernels
 #
-# H is not specialised: of an H of 1 Triton would make a constant, and of a product over one unit in
-# float32 without tensor cores a block of code at which its LLVM gives up, and the process with it.
+# What differs between calls is not specialised. H is: the compiler knows that 16 divides it.
 
 
-@triton.jit(do_not_specialize=["H", "first", "count", "t_up", "t_hidden", "t_state", "layer_code"])
+@triton.jit(
+    do_not_specialize=["first", "count", "units", "t_up", "t_hidden", "t_state", "layer_code"]
+)
 def forward(
     pre_x,  # [N, GH] W_ih x plus the biases outside the recurrent product
     w_hh,  # [GH, H]
@@ -123,7 +125,7 @@ def forward(
     inner,  # float32 [N, H] written: the LSTM's c, U_n h + b_hn of torch's GRU
     barrier,  # int32 scalar, 0; unused in one step
     first, count,  # steps in the order of time's direction
-    T, B, H,
+    T, B, H, units,
     t_up, t_hidden, t_state,  # thresholds
     s_up, s_hidden, s_state,  # scales
     layer_code,  # 4 * direction + 8 * layer
@@ -134,15 +136,12 @@ def forward(
     TURNS: tl.constexpr,  # tiles of a program
     PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
     KEEP: tl.constexpr,  # a program has one tile, whose weights stay on the chip: BK holds all of H
-    SIXTEENS: tl.constexpr,  # H is a multiple of 16
     PRECISION: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Steps ``first`` to ``first + count`` of one layer and direction, Eqs. 1-13."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
     FIRST: tl.constexpr = 2 if CELL == GRU_PAPER else G  # gates of the first product
     UNTIED: tl.constexpr = V > 1
-    if SIXTEENS:
-        H = H // 16 * 16  # so the compiler knows it
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     across = tl.cdiv(H, BU)
@@ -236,7 +235,7 @@ def forward(
                 if CELL != GRU_PAPER or phase == 1:
                     _write(h, of_h, h_t, live)
                     _show(
-                        after, h_t, own, live, (unit, t_next, row, key), hidden, view_stride, H,
+                        after, h_t, own, live, (unit, t_next, row, key), hidden, view_stride, units,
                         HIDDEN, V, ALIGNED, BU,
                     )  # fmt: skip
             if PERSISTENT:
@@ -244,7 +243,9 @@ def forward(
                 _wait_for_all(barrier, arrivals)
 
 
-@triton.jit(do_not_specialize=["H", "first", "count", "t_up", "t_hidden", "t_state", "layer_code"])
+@triton.jit(
+    do_not_specialize=["first", "count", "units", "t_up", "t_hidden", "t_state", "layer_code"]
+)
 def backward(
     w_hh,  # [GH, H]
     offsets,  # int32 [T + 1]
@@ -262,7 +263,7 @@ def backward(
     d_rec,  # [N, GH] written: gradient of the recurrent product; d_in but for torch's GRU
     barrier,  # int32 scalar, 0; unused in one step
     first, count,  # steps, the last step first
-    T, B, H,
+    T, B, H, units,
     t_up, t_hidden, t_state,
     s_up, s_hidden, s_state,
     layer_code,
@@ -273,15 +274,12 @@ def backward(
     TURNS: tl.constexpr,  # tiles of a program
     PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
     KEEP: tl.constexpr,  # a program has one tile, whose weights stay on the chip: BK holds all of H
-    SIXTEENS: tl.constexpr,  # H is a multiple of 16
     PRECISION: tl.constexpr, BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the steps that `forward` ran, from the last one on."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
     P: tl.constexpr = 2 if CELL == GRU_PAPER else G  # gates that see h itself
     PAPER: tl.constexpr = CELL == GRU_PAPER
-    if SIXTEENS:
-        H = H // 16 * 16  # so the compiler knows it
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     across = tl.cdiv(H, BU)
@@ -333,7 +331,7 @@ def backward(
                         grad += through_products(
                             d_rec + (at_after + b).to(tl.int64) * (G * H), w, kept, H,
                             live_b & (b < end_after - at_after), live_u,
-                            (unit, t_after, row, key), hidden, HIDDEN, ALIGNED,
+                            (unit, t_after, row, key), hidden, units, HIDDEN, ALIGNED,
                             P, V, KEEP, PRECISION, BB, BU, BK,
                         )  # fmt: skip
                     past = tl.zeros_like(grad)  # what reaches h_{t-1} past all products
@@ -380,7 +378,7 @@ def backward(
                     h_seen = _before(h0, h, own, of_before, run_before, live)
                     d_seen = d_operand * r
                     if HIDDEN != NOTHING:
-                        seen_at = ((V - 1) * H + unit, t, row, key)
+                        seen_at = ((V - 1) * units + unit, t, row, key)
                         m = factor(HIDDEN, hidden, seen_at, ALIGNED, BU)
                         h_seen = h_seen * m
                         d_seen = d_seen * m
@@ -391,7 +389,7 @@ def backward(
                 _wait_for_all(barrier, arrivals)
 
 
-@triton.jit(do_not_specialize=["threshold", "layer_code"])
+@triton.jit(do_not_specialize=["units", "threshold", "layer_code"])
 def see(
     initial,  # [B, H], or [V, B, H] where INITIAL_VIEWS: h_0, or a gradient on its way to it
     h,  # [N, H]; unused where FIRST
@@ -399,7 +397,7 @@ def see(
     rows,  # int64 [B]
     key_at,  # int64 scalar
     out,  # [V, N, H], or where FIRST [V, B, H]; written
-    T, B, H, N,
+    T, B, H, units, N,
     threshold, scale, layer_code,
     REVERSE: tl.constexpr, HIDDEN: tl.constexpr, V: tl.constexpr, HAS_ROWS: tl.constexpr,
     ALIGNED: tl.constexpr, FIRST: tl.constexpr, INITIAL_VIEWS: tl.constexpr,
@@ -438,6 +436,6 @@ def see(
         if not FIRST:
             before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
             value = tl.where(run_before, before, value)
-        place = (v * H + unit, t, row, key)
+        place = (v * units + unit, t, row, key)
         value = drop(value, HIDDEN, hidden, place, ALIGNED, BU)
         _write(out, v * view_stride + target, value, live)

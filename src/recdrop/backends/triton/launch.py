@@ -1,7 +1,8 @@
 """``recdrop::triton_scan`` and its gradient: the kernels' launches and what is around them.
 
 The input projection and the gradients of weights and input are torch's own matrix products over all
-steps; the loop over time is `kernels.forward` and `kernels.backward`.
+steps; the loop over time is `kernels.forward` and `kernels.backward`. These know no strides, and
+rows of a multiple of 16 units only: what comes is made contiguous and as wide, what goes cut again.
 """
 
 from itertools import groupby
@@ -14,7 +15,7 @@ from torch import Tensor
 from recdrop import rng
 from recdrop.backends.ops import GATES, Config, Gradients, Inputs, Outputs
 from recdrop.backends.triton import cells, kernels
-from recdrop.backends.triton.plan import Plan, tiles
+from recdrop.backends.triton.plan import Plan, tiles, wide
 
 _CELLS = {
     "rnn": kernels.RNN.value,
@@ -25,10 +26,18 @@ _CELLS = {
 
 
 class _Layer:
-    """One layer and direction: its shapes, the places of its steps, and what its kernels share."""
+    """One layer and direction: its shapes, the places of its steps, and what its kernels share.
 
-    def __init__(self, at: Inputs, how: Config) -> None:
-        self.how, self.inputs = how, at
+    Attributes:
+        inputs: With rows of ``hidden`` units.
+        units: The layer's own H.
+        hidden: H of the kernels: with the units that stay 0.
+    """
+
+    def __init__(self, given: Inputs, how: Config) -> None:
+        self.units = given.h0.shape[1]
+        at = self.inputs = _widened(given, GATES[how.cell])
+        self.how = how
         self.batch, self.hidden = at.h0.shape
         self.total = at.x.shape[0]
         self.gates = GATES[how.cell]
@@ -59,7 +68,7 @@ class _Layer:
             "HIDDEN": self.hidden_acts,
             "V": self.views,
             "HAS_ROWS": at.rows is not None,
-            "ALIGNED": self.views == 1 or self.hidden % 4 == 0,
+            "ALIGNED": self.views == 1 or self.units % 4 == 0,
             "BB": self.plan.rows,
             "BU": self.plan.units,
         }
@@ -83,6 +92,7 @@ class _Layer:
                 "T": self.steps,
                 "B": self.batch,
                 "H": self.hidden,
+                "units": self.units,
                 "t_up": how.thresholds[0],
                 "t_hidden": how.thresholds[1],
                 "t_state": how.thresholds[2],
@@ -97,11 +107,10 @@ class _Layer:
                 "TURNS": self.plan.turns,
                 "PERSISTENT": self.plan.persistent,
                 "KEEP": self.plan.keep,
-                "SIXTEENS": self.hidden % 16 == 0,
                 "PRECISION": product_precision(),
                 "BK": self.plan.depth,
                 "num_warps": self.plan.warps,
-                "num_stages": self.plan.stages,
+                "num_stages": 3,  # loads in flight
             }
         )
 
@@ -146,6 +155,7 @@ class _Layer:
             T=self.steps,
             B=self.batch,
             H=self.hidden,
+            units=self.units,
             N=self.total,
             threshold=self.how.thresholds[1],
             scale=self.how.scales[1],
@@ -230,8 +240,9 @@ def product_precision() -> str:
 
 def scan(*args: Any) -> Outputs:
     """``recdrop::triton_scan``."""
-    at, how = _inputs(args[:11]), Config(*args[11:])
-    layer = _Layer(at, how)
+    how = Config(*args[11:])
+    layer = _Layer(Inputs(*args[:11]), how)
+    at = layer.inputs
     b_hn = None
     if how.cell == "gru" and at.b_hh is not None:
         b_hn = at.b_hh[2 * layer.hidden :]
@@ -261,15 +272,10 @@ def scan(*args: Any) -> Outputs:
             "HAS_B_HN": b_hn is not None,
         },
     )
+    h = _cut_rows(h, layer.units)
     h_n = layer.at_last(h).clone()
-    c_n = absent(at.x) if at.c0 is None else state.to(at.x.dtype)
+    c_n = absent(at.x) if at.c0 is None else _cut_rows(state, layer.units).to(at.x.dtype)
     return Outputs(h, h_n, c_n, gates, inner)
-
-
-def _inputs(tensors: tuple[Any, ...]) -> Inputs:
-    """Contiguous ones: the kernels know no strides."""
-    contiguous: list[Any] = [t if t is None else t.contiguous() for t in tensors]
-    return Inputs(*contiguous)
 
 
 def _project(at: Inputs, how: Config) -> Tensor:
@@ -285,12 +291,11 @@ def _project(at: Inputs, how: Config) -> Tensor:
 
 def scan_backward(*args: Any) -> Gradients:
     """``recdrop::triton_scan_backward``."""
-    grads = [t if t is None else t.contiguous() for t in args[:3]]
-    at = _inputs(args[3:14])
-    h, gates, inner = args[14:17]
+    gates, inner = args[15:17]
     how, need_dx = Config(*args[17:-1]), args[-1]
-    layer = _Layer(at, how)
-    dh_out, dh_n, dc_n = grads
+    layer = _Layer(Inputs(*args[3:14]), how)
+    at = layer.inputs
+    dh_out, dh_n, dc_n, h = (_wide_rows(t, layer.hidden) for t in (*args[:3], args[14]))
     dh, dc = (_start(g, at.h0) for g in (dh_n, dc_n))
     d_in = at.x.new_empty(layer.total, at.w_hh.shape[0])
     d_rec = torch.empty_like(d_in) if how.cell == "gru" else d_in
@@ -320,16 +325,59 @@ def scan_backward(*args: Any) -> Gradients:
             if how.cell == "gru"
             else db_ih.clone()
         )
+        db_ih, db_hh = (_cut_blocks(g, layer.gates, layer.units) for g in (db_ih, db_hh))
+    dw_hh = _cut_rows(_recurrent_weight(layer, d_rec, h, gates), layer.units)
     return Gradients(
         x=d_in @ at.w_ih if need_dx else absent(at.x),
-        h0=_initial(layer, d_rec, dh),
-        c0=absent(at.x) if at.c0 is None else dc.to(at.x.dtype),
-        w_ih=d_in.t() @ at.x,
-        w_hh=_recurrent_weight(layer, d_rec, h, gates),
+        h0=_cut_rows(_initial(layer, d_rec, dh), layer.units),
+        c0=absent(at.x) if at.c0 is None else _cut_rows(dc, layer.units).to(at.x.dtype),
+        w_ih=_cut_blocks(d_in.t() @ at.x, layer.gates, layer.units),
+        w_hh=_cut_blocks(dw_hh, layer.gates, layer.units),
         b_ih=db_ih,
         b_hh=db_hh,
         w_hr=absent(at.x),
     )
+
+
+# ---------------------------------------------------------------------------------- rows of units
+
+
+def _widened(given: Inputs, gates: int) -> Inputs:
+    """Contiguous, with rows as the kernels take them; the units behind the layer's own stay 0."""
+    contiguous: list[Any] = [t if t is None else t.contiguous() for t in given]
+    at = Inputs(*contiguous)
+    hidden = wide(at.h0.shape[1])
+    return at._replace(
+        h0=_wide_rows(at.h0, hidden),
+        c0=_wide_rows(at.c0, hidden),
+        w_ih=_wide_blocks(at.w_ih, gates, hidden),
+        w_hh=_wide_rows(_wide_blocks(at.w_hh, gates, hidden), hidden),
+        b_ih=_wide_blocks(at.b_ih, gates, hidden),
+        b_hh=_wide_blocks(at.b_hh, gates, hidden),
+    )
+
+
+def _wide_rows(t: Tensor | None, hidden: int) -> Any:
+    """[..., units] as [..., H], contiguous."""
+    if t is None or t.shape[-1] == hidden:
+        return t if t is None else t.contiguous()
+    return F.pad(t, (0, hidden - t.shape[-1]))
+
+
+def _wide_blocks(t: Tensor | None, gates: int, hidden: int) -> Any:
+    """[G units, ...] as [GH, ...]."""
+    if t is None or t.shape[0] == gates * hidden:
+        return t
+    each = t.unflatten(0, (gates, -1))
+    return F.pad(each, (0, 0) * (t.ndim - 1) + (0, hidden - each.shape[1])).flatten(0, 1)
+
+
+def _cut_rows(t: Tensor, units: int) -> Tensor:
+    return t[..., :units].contiguous()
+
+
+def _cut_blocks(t: Tensor, gates: int, units: int) -> Tensor:
+    return t.unflatten(0, (gates, -1))[:, :units].flatten(0, 1)
 
 
 def _start(grad: Tensor | None, like: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ class Plan:
             them; else every step is a launch.
         keep: Whether each program reads its tile's recurrent weights once, for all steps.
         warps: Of a program.
-        stages: Loads in flight.
     """
 
     rows: int
@@ -34,7 +33,6 @@ class Plan:
     persistent: bool
     keep: bool
     warps: int
-    stages: int
 
     @classmethod
     def of(
@@ -58,7 +56,7 @@ class Plan:
 
         Args:
             batch: B.
-            hidden: H.
+            hidden: H, a multiple of 16.
             gates: G.
             item: Bytes of a weight.
             processors: Of the card.
@@ -68,8 +66,8 @@ class Plan:
         """
         rows = 16 if batch <= 16 else 32
         units = 16
-        large = not untied and hidden % 16 == 0  # else a large tile's registers are spilled
-        if tiles(batch, rows) * tiles(hidden, units) > processors and large:
+        # Of untied views a large tile's registers are spilled.
+        if tiles(batch, rows) * tiles(hidden, units) > processors and not untied:
             units = 32
         total = tiles(batch, rows) * tiles(hidden, units)
         persistent = total <= _TURNS * processors
@@ -77,17 +75,21 @@ class Plan:
         turns = tiles(total, programs)
         whole = _power_of_two(hidden)
         keep = persistent and turns == 1 and not ieee and gates * whole * units * item <= _KEPT
-        # Triton knows of a row's start that it is a multiple of 16 values, or nothing: then each
-        # value is loaded by an address of its own.
-        aligned = hidden % 16 == 0
-        depth = whole if keep else min(128 // item if aligned and units == 16 else 32, whole)
+        depth = whole if keep else min(128 // item if units == 16 else 32, whole)
         warps = 8 if keep or rows == 32 else 4  # fewer, and registers are spilled
-        stages = 3 if aligned else 1
-        return cls(rows, units, depth, programs, turns, persistent, keep, warps, stages)
+        return cls(rows, units, depth, programs, turns, persistent, keep, warps)
 
 
 def _power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
+
+
+def wide(units: int) -> int:
+    """H of the kernels, for a layer of so many units.
+
+    Of rows that begin at a multiple of 16 Triton loads many values at once, else each by itself.
+    """
+    return tiles(units, 16) * 16
 
 
 def tiles(n: int, size: int) -> int:

@@ -146,8 +146,9 @@ def candidate_product(
 
 @triton.jit
 def through_products(
-    a, w, kept, H, live_b, live_u, place, hidden, HIDDEN: tl.constexpr, ALIGNED: tl.constexpr,
-    P: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    a, w, kept, H, live_b, live_u, place, hidden, units,
+    HIDDEN: tl.constexpr, ALIGNED: tl.constexpr, P: tl.constexpr, V: tl.constexpr,
+    KEEP: tl.constexpr, PRECISION: tl.constexpr,
     BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Gradient of h_t through the products of P gates at the step after, which ``place`` names."""
@@ -164,7 +165,7 @@ def through_products(
                 y = _product(
                     a + v * H, w + v * gate_stride, H, H, live_b, live_u, PRECISION, BB, BU, BK
                 )
-            total += y * factor(HIDDEN, hidden, (v * H + unit, t, row, key), ALIGNED, BU)
+            total += y * factor(HIDDEN, hidden, (v * units + unit, t, row, key), ALIGNED, BU)
     else:
         if KEEP:
             each = _products_kept(a, H, kept, H, live_b, P, True, PRECISION, BK)
