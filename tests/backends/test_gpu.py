@@ -38,8 +38,8 @@ pytestmark = [
 
 SHAPES = {name: case for name, case in CASES.items() if not case.projected} | {
     "many programs": Case(9, 40, 24, 70),  # 2 tiles of rows, 5 of units
-    "sixteens": Case(9, 40, 24, 96),  # rows that start on 16 bytes
-    "no vectors": Case(65, 17, 10, 300),  # rows that do not start on 16 bytes
+    "sixteens": Case(9, 40, 24, 96),
+    "widened": Case(65, 17, 10, 300),  # to rows of a multiple of 16 units
     "packed, many programs": Case(12, 36, 8, 100, lengths=(12, *[9] * 20, *[4] * 14, 1)),
 }
 PLANS = ("persistent", "in turn", "a launch for each step")
@@ -106,7 +106,7 @@ def test_a_launch_for_each_step(cell, args, case):
     assert_matches_reference(on_gpu, call)
 
 
-@pytest.mark.parametrize("case", ["no vectors", "packed, many programs"])
+@pytest.mark.parametrize("case", ["widened", "packed, many programs"])
 @pytest.mark.parametrize(("cell", "args"), CELLS)
 def test_relu(cell, args, case):
     call = make_call(SHAPES[case], cell, of_cell(cell, ALL_SITES), activation="relu", **args)
@@ -115,7 +115,7 @@ def test_relu(cell, args, case):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("plan", PLANS[:2], indirect=True)
-@pytest.mark.parametrize("case", ["packed", "sixteens", "no vectors"])
+@pytest.mark.parametrize("case", ["packed", "sixteens", "widened"])
 @pytest.mark.parametrize(("cell", "args"), CELLS)
 @pytest.mark.usefixtures("plan")
 def test_16_bits_are_as_near_as_the_reference_in_16_bits(cell, args, case, dtype):

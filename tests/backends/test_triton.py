@@ -100,7 +100,8 @@ def test_relu_and_masks_of_four_units(cell, args):
 @pytest.mark.parametrize(("cell", "args"), CELLS)
 @pytest.mark.usefixtures("plan")
 def test_a_program_takes_several_tiles_in_turn(cell, args):
-    from recdrop.backends.triton.plan import Plan, wide
+    from recdrop.backends.triton.plan import Plan
+    from recdrop.backends.triton.width import wide
 
     assert Plan.of(WIDE.batch, wide(WIDE.hidden), 4, 4, 1).turns == 2
     assert_matches_reference(triton.run, make_call(WIDE, cell, of_cell(cell, ALL_SITES), **args))
@@ -600,7 +601,7 @@ def test_which_shapes_run_persistently():
 
 @pytest.mark.parametrize("sizes", [[3, 3, 2, 2, 2, 1], [5], [4, 3, 2, 1], [2, 2, 2]])
 def test_places_of_steps_are_the_same_without_the_host(sizes):
-    from recdrop.backends.triton.launch import _counted, _offsets
+    from recdrop.backends.triton.steps import _counted, _offsets
 
     host = _offsets(sizes, torch.device("cpu"))
     device = _counted(sizes, torch.device("cpu"))

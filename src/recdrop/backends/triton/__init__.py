@@ -15,7 +15,7 @@ from torch import Tensor
 from recdrop.backends import ops
 from recdrop.backends.call import Recurrence, autocast_dtype
 from recdrop.backends.stack import run_stack
-from recdrop.backends.triton.plan import wide
+from recdrop.backends.triton.width import wide
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

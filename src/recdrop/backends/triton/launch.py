@@ -5,7 +5,6 @@ steps; the loop over time is `kernels.forward` and `kernels.backward`. These kno
 rows of a multiple of 16 units only: what comes is made contiguous and as wide, what goes cut again.
 """
 
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,7 +14,9 @@ from torch import Tensor
 from recdrop import rng
 from recdrop.backends.ops import GATES, Config, Gradients, Inputs, Outputs
 from recdrop.backends.triton import cells, kernels
-from recdrop.backends.triton.plan import Plan, tiles, wide
+from recdrop.backends.triton.plan import Plan, tiles
+from recdrop.backends.triton.steps import Steps
+from recdrop.backends.triton.width import cut_blocks, cut_rows, wide_rows, widened
 
 _CELLS = {
     "rnn": kernels.RNN.value,
@@ -36,16 +37,13 @@ class _Layer:
 
     def __init__(self, given: Inputs, how: Config) -> None:
         self.units = given.h0.shape[1]
-        at = self.inputs = _widened(given, GATES[how.cell])
+        at = self.inputs = widened(given, GATES[how.cell])
         self.how = how
         self.batch, self.hidden = at.h0.shape
-        self.total = at.x.shape[0]
         self.gates = GATES[how.cell]
-        self.sizes = _step_sizes(at)
-        self.steps = len(self.sizes)
+        self.steps = Steps(self.batch, at.x.shape[0], at.batch_sizes, at.x.device)
         self.untied = not how.tied and (how.thresholds[1] > 0 or how.scales[1] != 1.0)
         self.views = self.gates if self.untied else 1
-        self.offsets = _offsets(self.sizes, at.x.device)
         device = at.x.device
         key = torch.zeros((), dtype=torch.int64) if at.key is None else at.key
         self.key = rng.key_on(key, device)
@@ -73,7 +71,7 @@ class _Layer:
             "BU": self.plan.units,
         }
         self.tiles = (tiles(self.batch, self.plan.rows), tiles(self.hidden, self.plan.units))
-        self.places = {"offsets": self.offsets, "rows": self.rows, "key_at": self.key}
+        self.places = {"offsets": self.steps.offsets, "rows": self.rows, "key_at": self.key}
 
     def _acts(self, site: int) -> int:
         how = self.how
@@ -89,7 +87,7 @@ class _Layer:
             self.places
             | self.sites
             | {
-                "T": self.steps,
+                "T": len(self.steps),
                 "B": self.batch,
                 "H": self.hidden,
                 "units": self.units,
@@ -123,11 +121,11 @@ class _Layer:
             if barrier.is_cuda:
                 arguments = arguments | {"launch_cooperative_grid": True}
             kernel[grid](
-                first=0, count=self.steps, PHASE=0, PHASES=phases, barrier=barrier, **arguments
+                first=0, count=len(self.steps), PHASE=0, PHASES=phases, barrier=barrier, **arguments
             )
             return
         barrier = absent(self.inputs.x, torch.int32)
-        for step in range(self.steps):
+        for step in range(len(self.steps)):
             for phase in range(phases):
                 kernel[grid](
                     first=step,
@@ -146,17 +144,17 @@ class _Layer:
             h: [N, H] or None.
         """
         first = h is None
-        out = initial.new_empty(self.views, self.batch if first else self.total, self.hidden)
+        out = initial.new_empty(self.views, self.batch if first else self.steps.total, self.hidden)
         see: Any = kernels.see
-        see[(self.steps, *self.tiles)](
+        see[(len(self.steps), *self.tiles)](
             initial=initial,
             h=absent(initial) if h is None else h,
             out=out,
-            T=self.steps,
+            T=len(self.steps),
             B=self.batch,
             H=self.hidden,
             units=self.units,
-            N=self.total,
+            N=self.steps.total,
             threshold=self.how.thresholds[1],
             scale=self.how.scales[1],
             layer_code=self.code,
@@ -166,58 +164,6 @@ class _Layer:
             **self.sites,
         )
         return out
-
-    def at_last(self, over_time: Tensor) -> Tensor:
-        """Each row's value at the last step in time's direction, [B, ...] of [N, ...]."""
-        return over_time[: self.batch] if self.how.reverse else self._at_end(over_time)
-
-    def at_first(self, over_time: Tensor) -> Tensor:
-        """Each row's value at the first step in time's direction, [B, ...] of [N, ...]."""
-        return self._at_end(over_time) if self.how.reverse else over_time[: self.batch]
-
-    def _at_end(self, over_time: Tensor) -> Tensor:
-        if self.sizes[-1] == self.batch:
-            return over_time[self.total - self.batch :]
-        ends, start, later = [], self.total, 0
-        for size in reversed(self.sizes):  # rows that end here: those which the next step lacks
-            start -= size
-            if size > later:
-                ends.append(over_time[start + later : start + size])
-                later = size
-        return torch.cat(ends)
-
-
-def _step_sizes(at: Inputs) -> list[int]:
-    if at.batch_sizes is None:
-        batch = at.h0.shape[0]
-        return [batch] * (at.x.shape[0] // batch)
-    return at.batch_sizes.tolist()
-
-
-def _offsets(sizes: list[int], device: torch.device) -> Tensor:
-    if sizes[0] == sizes[-1]:
-        return torch.arange(
-            0, (len(sizes) + 1) * sizes[0], sizes[0], dtype=torch.int32, device=device
-        )
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return _counted(sizes, device)
-    ends = torch.tensor([0, *sizes]).cumsum(0).int()
-    if device.type != "cuda":
-        return ends
-    return ends.pin_memory().to(device, non_blocking=True)  # the copy need not wait for the device
-
-
-def _counted(sizes: list[int], device: torch.device) -> Tensor:
-    """The same places, made on the device, run by run of steps of one size.
-
-    For graphs: they would copy from the host at every replay, when it has other things there.
-    """
-    parts, end = [], 0
-    for size, steps in groupby(sizes):
-        start, end = end, end + size * len(list(steps))
-        parts.append(torch.arange(start, end, size, dtype=torch.int32, device=device))
-    parts.append(torch.full((1,), end, dtype=torch.int32, device=device))
-    return torch.cat(parts)
 
 
 def absent(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -246,16 +192,16 @@ def scan(*args: Any) -> Outputs:
     b_hn = None
     if how.cell == "gru" and at.b_hh is not None:
         b_hn = at.b_hh[2 * layer.hidden :]
-    h = at.x.new_empty(layer.total, layer.hidden)
+    h = at.x.new_empty(layer.steps.total, layer.hidden)
     seen = at.x.new_empty(2, layer.views, layer.batch, layer.hidden)
     seen[:] = layer.see(at.h0, None)
     state = (at.h0 if at.c0 is None else at.c0).to(torch.float32, copy=True)
     gates = absent(at.x)
     if how.cell != "rnn":
-        gates = at.x.new_empty(layer.total, at.w_hh.shape[0])
+        gates = at.x.new_empty(layer.steps.total, at.w_hh.shape[0])
     inner = absent(at.x, torch.float32)
     if how.cell in ("lstm", "gru"):
-        inner = at.x.new_empty(layer.total, layer.hidden, dtype=torch.float32)
+        inner = at.x.new_empty(layer.steps.total, layer.hidden, dtype=torch.float32)
     layer.run(
         kernels.forward,
         layer.step_arguments()
@@ -272,9 +218,9 @@ def scan(*args: Any) -> Outputs:
             "HAS_B_HN": b_hn is not None,
         },
     )
-    h = _cut_rows(h, layer.units)
-    h_n = layer.at_last(h).clone()
-    c_n = absent(at.x) if at.c0 is None else _cut_rows(state, layer.units).to(at.x.dtype)
+    h = cut_rows(h, layer.units)
+    h_n = layer.steps.last(h, how.reverse).clone()
+    c_n = absent(at.x) if at.c0 is None else cut_rows(state, layer.units).to(at.x.dtype)
     return Outputs(h, h_n, c_n, gates, inner)
 
 
@@ -295,9 +241,9 @@ def scan_backward(*args: Any) -> Gradients:
     how, need_dx = Config(*args[17:-1]), args[-1]
     layer = _Layer(Inputs(*args[3:14]), how)
     at = layer.inputs
-    dh_out, dh_n, dc_n, h = (_wide_rows(t, layer.hidden) for t in (*args[:3], args[14]))
+    dh_out, dh_n, dc_n, h = (wide_rows(t, layer.hidden) for t in (*args[:3], args[14]))
     dh, dc = (_start(g, at.h0) for g in (dh_n, dc_n))
-    d_in = at.x.new_empty(layer.total, at.w_hh.shape[0])
+    d_in = at.x.new_empty(layer.steps.total, at.w_hh.shape[0])
     d_rec = torch.empty_like(d_in) if how.cell == "gru" else d_in
     layer.run(
         kernels.backward,
@@ -325,59 +271,18 @@ def scan_backward(*args: Any) -> Gradients:
             if how.cell == "gru"
             else db_ih.clone()
         )
-        db_ih, db_hh = (_cut_blocks(g, layer.gates, layer.units) for g in (db_ih, db_hh))
-    dw_hh = _cut_rows(_recurrent_weight(layer, d_rec, h, gates), layer.units)
+        db_ih, db_hh = (cut_blocks(g, layer.gates, layer.units) for g in (db_ih, db_hh))
+    dw_hh = cut_rows(_recurrent_weight(layer, d_rec, h, gates), layer.units)
     return Gradients(
         x=d_in @ at.w_ih if need_dx else absent(at.x),
-        h0=_cut_rows(_initial(layer, d_rec, dh), layer.units),
-        c0=absent(at.x) if at.c0 is None else _cut_rows(dc, layer.units).to(at.x.dtype),
-        w_ih=_cut_blocks(d_in.t() @ at.x, layer.gates, layer.units),
-        w_hh=_cut_blocks(dw_hh, layer.gates, layer.units),
+        h0=cut_rows(_initial(layer, d_rec, dh), layer.units),
+        c0=absent(at.x) if at.c0 is None else cut_rows(dc, layer.units).to(at.x.dtype),
+        w_ih=cut_blocks(d_in.t() @ at.x, layer.gates, layer.units),
+        w_hh=cut_blocks(dw_hh, layer.gates, layer.units),
         b_ih=db_ih,
         b_hh=db_hh,
         w_hr=absent(at.x),
     )
-
-
-# ---------------------------------------------------------------------------------- rows of units
-
-
-def _widened(given: Inputs, gates: int) -> Inputs:
-    """Contiguous, with rows as the kernels take them; the units behind the layer's own stay 0."""
-    contiguous: list[Any] = [t if t is None else t.contiguous() for t in given]
-    at = Inputs(*contiguous)
-    hidden = wide(at.h0.shape[1])
-    return at._replace(
-        h0=_wide_rows(at.h0, hidden),
-        c0=_wide_rows(at.c0, hidden),
-        w_ih=_wide_blocks(at.w_ih, gates, hidden),
-        w_hh=_wide_rows(_wide_blocks(at.w_hh, gates, hidden), hidden),
-        b_ih=_wide_blocks(at.b_ih, gates, hidden),
-        b_hh=_wide_blocks(at.b_hh, gates, hidden),
-    )
-
-
-def _wide_rows(t: Tensor | None, hidden: int) -> Any:
-    """[..., units] as [..., H], contiguous."""
-    if t is None or t.shape[-1] == hidden:
-        return t if t is None else t.contiguous()
-    return F.pad(t, (0, hidden - t.shape[-1]))
-
-
-def _wide_blocks(t: Tensor | None, gates: int, hidden: int) -> Any:
-    """[G units, ...] as [GH, ...]."""
-    if t is None or t.shape[0] == gates * hidden:
-        return t
-    each = t.unflatten(0, (gates, -1))
-    return F.pad(each, (0, 0) * (t.ndim - 1) + (0, hidden - each.shape[1])).flatten(0, 1)
-
-
-def _cut_rows(t: Tensor, units: int) -> Tensor:
-    return t[..., :units].contiguous()
-
-
-def _cut_blocks(t: Tensor, gates: int, units: int) -> Tensor:
-    return t.unflatten(0, (gates, -1))[:, :units].flatten(0, 1)
 
 
 def _start(grad: Tensor | None, like: Tensor) -> Tensor:
@@ -390,7 +295,7 @@ def _initial(layer: _Layer, d_rec: Tensor, past: Tensor) -> Tensor:
     """Gradient of h_0, [B, H]: through the first step's product, and past it."""
     w_hh, hidden = layer.inputs.w_hh, layer.hidden
     products = 2 if layer.how.cell == "gru_paper" else layer.gates
-    first = layer.at_first(d_rec)[:, : products * hidden]
+    first = layer.steps.first(d_rec, layer.how.reverse)[:, : products * hidden]
     if layer.untied:
         each = torch.einsum(
             "bgk,gku->gbu",

@@ -84,14 +84,6 @@ def _power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def wide(units: int) -> int:
-    """H of the kernels, for a layer of so many units.
-
-    Of rows that begin at a multiple of 16 Triton loads many values at once, else each by itself.
-    """
-    return tiles(units, 16) * 16
-
-
 def tiles(n: int, size: int) -> int:
     """How many tiles of a size cover n."""
     return -(-n // size)
