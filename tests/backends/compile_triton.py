@@ -117,10 +117,11 @@ def called(cell, batch, hidden, tied, variant):
     )
 
 
-def main(architecture, processors, dtype, cell, batch, hidden, tied, variant="dense"):
+def main(architecture, shared, processors, dtype, cell, batch, hidden, tied, variant="dense"):
     """Forward and backward of one layer and direction; see `called`."""
     found = {}
     launch.processors = lambda device: processors
+    launch.shared_memory = lambda device: shared
     torch.backends.cudnn.rnn.fp32_precision = "ieee" if dtype == "ieee" else "tf32"
     real = launch.kernels
     for name in ("forward", "backward", "see"):

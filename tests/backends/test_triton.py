@@ -96,6 +96,15 @@ def test_relu_and_masks_of_four_units(cell, args):
     assert_matches_reference(triton.run, call)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("cell", "args"), CELLS)
+@pytest.mark.usefixtures("plan")
+def test_products_over_several_blocks_of_units(cell, args, tied):
+    """Without kept weights: 32 units at a time, of one gate's 4 times as many."""
+    specs = of_cell(cell, (RecurrentDropout(0.3, "hidden", tied=tied), *ALL_SITES[1:]))
+    assert_matches_reference(triton.run, make_call(Case(2, 2, 2, 150), cell, specs, **args))
+
+
 @pytest.mark.parametrize("plan", ["persistent"], indirect=True)
 @pytest.mark.parametrize(("cell", "args"), CELLS)
 @pytest.mark.usefixtures("plan")
@@ -103,7 +112,7 @@ def test_a_program_takes_several_tiles_in_turn(cell, args):
     from recdrop.backends.triton.plan import Plan
     from recdrop.backends.triton.width import wide
 
-    assert Plan.of(WIDE.batch, wide(WIDE.hidden), 4, 4, 1).turns == 2
+    assert Plan.of(WIDE.batch, wide(WIDE.hidden), 4, 4, 1, SHARED[90]).turns == 2
     assert_matches_reference(triton.run, make_call(WIDE, cell, of_cell(cell, ALL_SITES), **args))
 
 
@@ -186,7 +195,9 @@ def planted(name, change):
         from recdrop.backends.triton import launch
 
         original = launch._Layer.step_arguments
-        launch._Layer.step_arguments = lambda layer: original(layer) | change(layer)
+        launch._Layer.step_arguments = lambda layer, **which: (
+            original(layer, **which) | change(layer)
+        )
         try:
             return triton.run(call)
         finally:
@@ -466,8 +477,8 @@ def test_fakes_have_the_shapes_of_the_real_ones():
 
 # -------------------------------------------------------------------------------- compiled for GPUs
 
-# KiB of shared memory that one program may have: CUDA C++ Programming Guide, compute capabilities.
-SHARED = {80: 163, 90: 227, 100: 227}
+# Bytes of shared memory that a program may have: CUDA C++ Programming Guide.
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 PROCESSORS = {80: 108, 90: 132, 100: 148}  # of an A100, an H100 and a B200
 SIZES = {  # B, H
     "one": (1, 1),
@@ -502,7 +513,7 @@ def assert_it_fits(asked):
     for ask, kernels in zip(asked, compiled(asked), strict=True):
         assert {k["kernel"] for k in kernels} == {"forward", "backward", "see"}
         for kernel in kernels:
-            assert kernel["shared"] <= SHARED[ask["architecture"]] * 1024, (ask, kernel)
+            assert kernel["shared"] <= ask["shared"], (ask, kernel)
             # Bytes of a thread outside its registers: the assembler gives up a few of its own
             # accord, at 128 registers of 255, for a second program on the processor.
             assert kernel["stack"] <= 32, (ask, kernel)
@@ -540,9 +551,10 @@ def assert_it_fits(asked):
 )
 def test_it_compiles_within_what_a_gpu_has(cell, dtypes, tied, architecture, size):
     batch, hidden = SIZES[size]
-    shape = {"cell": cell, "tied": tied, "batch": batch, "hidden": hidden}
+    card = {"architecture": architecture, "shared": SHARED[architecture]}
+    shape = card | {"cell": cell, "tied": tied, "batch": batch, "hidden": hidden}
     assert_it_fits(
-        {"architecture": architecture, "processors": processors, "dtype": dtype, **shape}
+        shape | {"processors": processors, "dtype": dtype}
         for dtype in dtypes
         for processors in (0, PROCESSORS[architecture])
     )
@@ -562,8 +574,8 @@ def test_other_variants_compile_as_well(variant, cell, dtype, architecture):
     """Packed, reverse, relu, masks of a sequence, no biases; evaluation: see compile_triton.py."""
     batch, hidden = SIZES["small"]
     shape = {"cell": cell, "tied": True, "batch": batch, "hidden": hidden, "variant": variant}
-    persistent = {"architecture": architecture, "processors": PROCESSORS[architecture]}
-    asked = [persistent | {"dtype": dtype} | shape]
+    card = {"architecture": architecture, "shared": SHARED[architecture]}
+    asked = [card | shape | {"dtype": dtype, "processors": PROCESSORS[architecture]}]
     if (variant, cell, dtype, architecture) != EVERYDAY:  # a launch for each step as well
         asked.append(asked[0] | {"processors": 0})
     assert_it_fits(asked)
@@ -572,31 +584,41 @@ def test_other_variants_compile_as_well(variant, cell, dtype, architecture):
 def test_which_shapes_run_persistently():
     from recdrop.backends.triton.plan import Plan
 
-    small = Plan.of(32, 64, 4, 4, 132)
-    assert (small.persistent, small.keep, small.depth) == (True, True, 64)
-    one = Plan.of(32, 256, 4, 4, 132)
-    assert (one.persistent, one.keep, one.depth) == (True, False, 32)
-    word = Plan.of(32, 256, 4, 2, 132)
-    assert (word.persistent, word.keep, word.depth) == (True, True, 256)
-    assert not Plan.of(32, 64, 4, 4, 132, ieee=True).keep
+    bytes_of = {132: SHARED[90], 108: SHARED[80]}
+
+    def plan(batch, hidden, item, processors=132, gates=4, **how):
+        return Plan.of(batch, hidden, gates, item, processors, bytes_of[processors], **how)
+
+    word = plan(32, 256, 4)  # the sizes of benchmarks/gpu.py on an H100
+    assert (word.persistent, word.rows, word.units, word.programs) == (True, 16, 16, 32)
+    assert word.keeps == plan(32, 256, 2).keeps == plan(64, 128, 4).keeps == (True, True)
+    medium = plan(20, 656, 2)
+    assert (medium.persistent, medium.programs, medium.keeps) == (True, 82, (True, False))
+    assert plan(16, 768, 2).keeps == (True, False)
+    assert plan(16, 768, 4).keeps == plan(20, 656, 4).keeps == (False, False)
+    character = plan(100, 1024, 2)
+    assert (character.persistent, character.rows, character.units) == (True, 32, 32)
+    assert (character.programs, character.turns, character.keeps) == (128, 1, (False, False))
+    assert plan(32, 256, 4, 108).keeps == (True, True)  # an A100 has less
+    assert plan(32, 512, 4, 108).keeps == (False, False)
+    assert plan(32, 512, 4).keeps == (True, False)
+    assert plan(32, 256, 4, untied=True).keeps == (True, True)
+    assert plan(32, 256, 4, ieee=True).keeps == (False, False)
     # What test_gpu.py takes for kept weights, of every cell.
     for gates, (batch, hidden, item) in itertools.product(
-        (1, 3, 4), ((40, 96, 2), (40, 96, 4), (36, 100, 4), (48, 128, 4), (48, 256, 2))
+        (1, 3, 4), ((40, 96, 2), (40, 96, 4), (36, 112, 4), (48, 128, 4), (48, 256, 2))
     ):
-        assert Plan.of(batch, hidden, gates, item, 108).keep
-    long = Plan.of(16, 768, 4, 2, 132)
-    assert (long.persistent, long.keep, long.depth) == (True, False, 64)
-    wide = Plan.of(256, 1024, 4, 2, 132)  # 8 * 32 of the largest tiles
-    assert (wide.persistent, wide.keep, wide.programs, wide.turns) == (True, False, 132, 2)
-    assert not Plan.of(2048, 1024, 4, 2, 132).persistent
-    for batch, hidden, processors in itertools.product((1, 20, 300), (1, 65, 1500), (0, 1, 108)):
-        plan = Plan.of(batch, hidden, 4, 4, processors)
-        tiles = -(-batch // plan.rows) * -(-hidden // plan.units)
-        assert plan.persistent == (tiles <= 8 * processors)
-        assert plan.programs * plan.turns >= tiles > plan.programs * (plan.turns - 1)
-        assert plan.programs <= (processors if plan.persistent else tiles)
-        assert plan.turns == 1 or not plan.keep
-        assert plan.rows * plan.units >= 32 * plan.warps  # a value for each thread at least
+        assert all(plan(batch, hidden, item, 108, gates).keeps)
+    many = plan(256, 1024, 2)  # 8 * 32 of the largest tiles
+    assert (many.persistent, many.programs, many.turns) == (True, 132, 2)
+    assert not plan(2048, 1024, 2).persistent
+    for batch, hidden, processors in itertools.product((1, 20, 300), (16, 80, 1504), (0, 1, 108)):
+        each = Plan.of(batch, hidden, 4, 4, processors, SHARED[80])
+        tiles = -(-batch // each.rows) * -(-hidden // each.units)
+        assert each.persistent == (tiles <= 8 * processors)
+        assert each.programs * each.turns >= tiles > each.programs * (each.turns - 1)
+        assert each.programs <= (processors if each.persistent else tiles)
+        assert each.turns == 1 or each.keeps == (False, False)
 
 
 @pytest.mark.parametrize("sizes", [[3, 3, 2, 2, 2, 1], [5], [4, 3, 2, 1], [2, 2, 2]])

@@ -32,7 +32,9 @@ from recdrop.backends.triton.cells import (
 from recdrop.backends.triton.products import (
     candidate_product,
     gate_products,
+    kept_rows,
     kept_weights,
+    through_candidate,
     through_products,
 )
 
@@ -141,17 +143,15 @@ def forward(
     """Steps ``first`` to ``first + count`` of one layer and direction, Eqs. 1-13."""
     G: tl.constexpr = 1 if CELL == RNN else (4 if CELL == LSTM else 3)
     FIRST: tl.constexpr = 2 if CELL == GRU_PAPER else G  # gates of the first product
-    UNTIED: tl.constexpr = V > 1
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     across = tl.cdiv(H, BU)
     key = tl.load(key_at)
     view_stride = B * H
-    gate_stride = H * H  # of w_hh
-    kept = (0, 0, 0, 0)
+    kept = (0, 0)
     if KEEP:  # of this program's one tile
         kept_u = program % across * BU + tl.arange(0, BU)
-        kept = kept_weights(w_hh + kept_u * H, gate_stride, 1, H, kept_u < H, G, BK)
+        kept = kept_weights(w_hh, kept_u, H, FIRST, V, CELL == GRU_PAPER, BK)
     update = (t_up, s_up, layer_code + _UPDATE)
     hidden = (t_hidden, s_hidden, layer_code + _HIDDEN)
     memory = (t_state, s_state, layer_code + _STATE)
@@ -171,11 +171,10 @@ def forward(
                 live_b = b < running
                 live_u = u < H
                 live = live_b[:, None] & live_u[None, :]
-                w = w_hh + u * H
                 if phase == 0:
                     y0, y1, y2, y3 = gate_products(
-                        now + b * H, view_stride, w, gate_stride, 1, kept, H, live_b, live_u,
-                        FIRST, UNTIED, KEEP, PRECISION, BB, BU, BK,
+                        now + b * H, view_stride, w_hh, u, kept, H, live_b,
+                        FIRST, V, KEEP, PRECISION, BB, BU, BK,
                     )  # fmt: skip
                 n = (at + b).to(tl.int64)
                 of_h = n[:, None] * H + u[None, :]
@@ -223,9 +222,8 @@ def forward(
                     _write(operand, own, r * h_seen.to(tl.float32), live)
                 else:
                     y2 = candidate_product(
-                        operand + b * H, w + 2 * gate_stride, 1, kept, H, live_b, live_u,
-                        KEEP, PRECISION, BB, BU, BK,
-                    )  # fmt: skip
+                        operand + b * H, w_hh, u, kept, H, live_b, KEEP, PRECISION, BK
+                    )
                     g, h_t = gru_paper(
                         _read(gates, g1, live), y2 + _read(pre_x, g2, live),
                         _read(state, own, live), place, update, memory, RELU, UPDATE, STATE, BU,
@@ -284,11 +282,10 @@ def backward(
     programs = tl.num_programs(0)
     across = tl.cdiv(H, BU)
     key = tl.load(key_at)
-    gate_stride = H * H
-    kept = (0, 0, 0, 0)
+    kept = (0, 0)
     if KEEP:  # of this program's one tile
         kept_u = program % across * BU + tl.arange(0, BU)
-        kept = kept_weights(w_hh + kept_u, gate_stride, H, H, kept_u < H, G, BK)
+        kept = kept_rows(w_hh, kept_u, H, P, PAPER, BK)
     update = (t_up, s_up, layer_code + _UPDATE)
     hidden = (t_hidden, s_hidden, layer_code + _HIDDEN)
     memory = (t_state, s_state, layer_code + _STATE)
@@ -312,15 +309,13 @@ def backward(
                 b, unit, u, row, own = _tile(tile, across, B, H, rows, HAS_ROWS, BB, BU)
                 place = (unit, t, row, key)
                 live_b = b < running
-                live_u = u < H
-                live = live_b[:, None] & live_u[None, :]
+                live = live_b[:, None] & (u < H)[None, :]
                 n = (at + b).to(tl.int64)
                 of_h = n[:, None] * H + u[None, :]
                 g0 = n[:, None] * (G * H) + u[None, :]  # of the first gate
                 g1 = g0 + H
                 g2 = g1 + H
                 g3 = g2 + H
-                w = w_hh + u
                 run_before = (b < end_before - at_before)[:, None] & live
                 of_before = (at_before + b).to(tl.int64)[:, None] * H + u[None, :]
                 if phase == 0:
@@ -329,8 +324,8 @@ def backward(
                         grad += _read(dh_out, of_h, live)
                     if s > 0:
                         grad += through_products(
-                            d_rec + (at_after + b).to(tl.int64) * (G * H), w, kept, H,
-                            live_b & (b < end_after - at_after), live_u,
+                            d_rec + (at_after + b).to(tl.int64) * (G * H), w_hh, u, kept, H,
+                            live_b & (b < end_after - at_after),
                             (unit, t_after, row, key), hidden, units, HIDDEN, ALIGNED,
                             P, V, KEEP, PRECISION, BB, BU, BK,
                         )  # fmt: skip
@@ -370,10 +365,9 @@ def backward(
                     tl.debug_barrier()  # the value was read above, perhaps by another thread
                     _write(dh, own, past, live)
                 else:  # the paper's GRU: through r * d(h) into r and h, Eq. 11
-                    d_operand = candidate_product(
-                        d_in + n * (G * H) + 2 * H, w + 2 * gate_stride, H, kept, H, live_b, live_u,
-                        KEEP, PRECISION, BB, BU, BK,
-                    )  # fmt: skip
+                    d_operand = through_candidate(
+                        d_in + n * (G * H) + 2 * H, w_hh, u, kept, H, live_b, KEEP, PRECISION, BK
+                    )
                     r = _read(gates, g0, live)
                     h_seen = _before(h0, h, own, of_before, run_before, live)
                     d_seen = d_operand * r

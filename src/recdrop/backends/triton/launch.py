@@ -56,6 +56,7 @@ class _Layer:
             self.gates,
             at.x.element_size(),
             processors(device),
+            shared_memory(device),
             untied=self.untied,
             ieee=at.x.dtype == torch.float32 and product_precision() == "ieee",
         )
@@ -67,8 +68,6 @@ class _Layer:
             "V": self.views,
             "HAS_ROWS": at.rows is not None,
             "ALIGNED": self.views == 1 or self.units % 4 == 0,
-            "BB": self.plan.rows,
-            "BU": self.plan.units,
         }
         self.tiles = (tiles(self.batch, self.plan.rows), tiles(self.hidden, self.plan.units))
         self.places = {"offsets": self.steps.offsets, "rows": self.rows, "key_at": self.key}
@@ -80,12 +79,13 @@ class _Layer:
             return cells.MASK_STEP.value if step else cells.MASK_SEQUENCE.value
         return cells.NOTHING.value if how.scales[site] == 1.0 else cells.SCALE.value
 
-    def step_arguments(self) -> dict[str, Any]:
+    def step_arguments(self, *, backward: bool = False) -> dict[str, Any]:
         """What `kernels.forward` and `kernels.backward` have in common."""
         how = self.how
         return (
             self.places
             | self.sites
+            | self.plan.launch(backward=backward)
             | {
                 "T": len(self.steps),
                 "B": self.batch,
@@ -102,13 +102,7 @@ class _Layer:
                 "RELU": how.activation == "relu",
                 "UPDATE": self._acts(0),
                 "STATE": self._acts(2),
-                "TURNS": self.plan.turns,
-                "PERSISTENT": self.plan.persistent,
-                "KEEP": self.plan.keep,
                 "PRECISION": product_precision(),
-                "BK": self.plan.depth,
-                "num_warps": self.plan.warps,
-                "num_stages": 3,  # loads in flight
             }
         )
 
@@ -160,6 +154,8 @@ class _Layer:
             layer_code=self.code,
             FIRST=first,
             INITIAL_VIEWS=initial.ndim == 3,
+            BB=self.plan.rows,
+            BU=self.plan.units,
             **self.places,
             **self.sites,
         )
@@ -176,6 +172,13 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have. In Triton's interpreter an H100's, where it has no bound."""
+    if device.type != "cuda":
+        return 227 * 1024
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 def product_precision() -> str:
@@ -247,7 +250,7 @@ def scan_backward(*args: Any) -> Gradients:
     d_rec = torch.empty_like(d_in) if how.cell == "gru" else d_in
     layer.run(
         kernels.backward,
-        layer.step_arguments()
+        layer.step_arguments(backward=True)
         | {
             "w_hh": at.w_hh,
             "h0": at.h0,

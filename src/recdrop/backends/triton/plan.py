@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-# Bytes of recurrent weights that a program keeps on its chip: more, and the compiler spills.
-_KEPT = 32 * 1024
 # Tiles that a program takes in a step. With more, we expect that a step takes longer than launching
 # one; no card has measured it.
 _TURNS = 8
+# Bytes of shared memory beside the operands of kept products.
+_ASIDE = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,23 +16,24 @@ class Plan:
     Attributes:
         rows: Of the batch, in a program's tile.
         units: Of the state, in a program's tile; a multiple of 4, as one draw serves four units.
-        depth: Of the product, taken at a time.
         programs: Of a launch.
         turns: Tiles that each of them takes, one after the other.
         persistent: Whether one launch runs all steps, its programs waiting for each other between
             them; else every step is a launch.
-        keep: Whether each program reads its tile's recurrent weights once, for all steps.
-        warps: Of a program.
+        whole: H up to a power of 2.
+        part: Of H, that a product takes at a time where no weights are kept.
+        keeps: Whether forward and backward each read a program's recurrent weights once, for all
+            steps.
     """
 
     rows: int
     units: int
-    depth: int
     programs: int
     turns: int
     persistent: bool
-    keep: bool
-    warps: int
+    whole: int
+    part: int
+    keeps: tuple[bool, bool]
 
     @classmethod
     def of(
@@ -42,6 +43,7 @@ class Plan:
         gates: int,
         item: int,
         processors: int,
+        shared: int,
         *,
         untied: bool = False,
         ieee: bool = False,
@@ -52,7 +54,8 @@ class Plan:
         has not begun: there are no more than processors, and each takes up to 8 tiles in turn. A
         shape with more tiles runs a launch for each step, each tile a program of its own. That one
         launch of all steps is faster than a loop of launches in a CUDA graph is an expectation, not
-        measured.
+        measured. Tiles are as small as they may be without turns: a program reads its rows of h at
+        every step, and kept weights once, whatever its rows.
 
         Args:
             batch: B.
@@ -60,28 +63,46 @@ class Plan:
             gates: G.
             item: Bytes of a weight.
             processors: Of the card.
-            untied: Whether each gate multiplies a view of its own, which takes registers.
+            shared: Bytes of shared memory that a program may have.
+            untied: Whether each gate multiplies a view of its own.
             ieee: Whether products are float32's without tensor cores. Then no weights are kept: a
                 product that is no loop becomes a block of code at which Triton's LLVM gives up.
         """
-        rows = 16 if batch <= 16 else 32
-        units = 16
-        # Of untied views a large tile's registers are spilled.
-        if tiles(batch, rows) * tiles(hidden, units) > processors and not untied:
-            units = 32
-        total = tiles(batch, rows) * tiles(hidden, units)
+        sizes = [(16, 16), (32, 16), (32, 32)] if batch > 16 else [(16, 16), (16, 32)]
+        counts = [tiles(batch, rows) * tiles(hidden, units) for rows, units in sizes]
+        fits = [n for n in counts if n <= processors]
+        total = fits[0] if fits else counts[-1]
+        rows, units = sizes[counts.index(total)]
         persistent = total <= _TURNS * processors
         programs = min(total, processors) if persistent else total
         turns = tiles(total, programs)
-        whole = _power_of_two(hidden)
-        keep = persistent and turns == 1 and not ieee and gates * whole * units * item <= _KEPT
-        depth = whole if keep else min(128 // item if units == 16 else 32, whole)
-        warps = 8 if keep or rows == 32 else 4  # fewer, and registers are spilled
-        return cls(rows, units, depth, programs, turns, persistent, keep, warps)
+        whole = max(16, 1 << (hidden - 1).bit_length())
+        products = 4 if gates == 3 else gates  # as many as Triton makes of them
+        batched = products * (rows + units)
+        side_by_side = rows + products * units
+        bound = shared - _ASIDE if persistent and turns == 1 and not ieee else 0
+        keeps = [
+            width * whole * item <= bound
+            for width in (batched if untied else side_by_side, batched)
+        ]
+        return cls(
+            rows, units, programs, turns, persistent,
+            whole, min(128 // item, whole), (keeps[0], keeps[1]),
+        )  # fmt: skip
 
-
-def _power_of_two(n: int) -> int:
-    return max(16, 1 << (n - 1).bit_length())
+    def launch(self, *, backward: bool) -> dict[str, int | bool]:
+        """What a kernel is told of it."""
+        keep = self.keeps[backward]
+        return {
+            "TURNS": self.turns,
+            "PERSISTENT": self.persistent,
+            "KEEP": keep,
+            "BB": self.rows,
+            "BU": self.units,
+            "BK": self.whole if keep else self.part,
+            "num_warps": 8 if keep or self.rows == 32 else 4,
+            "num_stages": 3,  # loads in flight
+        }
 
 
 def tiles(n: int, size: int) -> int:
