@@ -171,25 +171,32 @@ def forward(
                 live_b = b < running
                 live_u = u < H
                 live = live_b[:, None] & live_u[None, :]
+                n = (at + b).to(tl.int64)
+                of_h = n[:, None] * H + u[None, :]
+                g0 = n[:, None] * (G * H) + u[None, :]  # of the first gate
+                g1 = g0 + H
+                g2 = g1 + H
+                g3 = g2 + H
+                # What needs no other program is on its way while the product is made.
                 if phase == 0:
+                    x0 = _read(pre_x, g0, live)
+                    if CELL != RNN:
+                        x1 = _read(pre_x, g1, live)
+                    if FIRST > 2:
+                        x2 = _read(pre_x, g2, live)
+                        past = _read(state, own, live)
+                    if CELL == LSTM:
+                        x3 = _read(pre_x, g3, live)
                     y0, y1, y2, y3 = gate_products(
                         now + b * H, view_stride, w_hh, u, kept, H, live_b,
                         FIRST, V, KEEP, PRECISION, BB, BU, BK,
                     )  # fmt: skip
-                n = (at + b).to(tl.int64)
-                of_h = n[:, None] * H + u[None, :]
-                # Of each gate; made before the product, these would hold its registers.
-                g0 = n[:, None] * (G * H) + u[None, :]
-                g1 = g0 + H
-                g2 = g1 + H
-                g3 = g2 + H
                 if CELL == RNN:
-                    h_t = activate(y0 + _read(pre_x, g0, live), RELU)  # Eq. 1
+                    h_t = activate(x0 + y0, RELU)  # Eq. 1
                 elif CELL == LSTM:
                     i, f, g, o, c, h_t = lstm(
-                        y0 + _read(pre_x, g0, live), y1 + _read(pre_x, g1, live),
-                        y2 + _read(pre_x, g2, live), y3 + _read(pre_x, g3, live),
-                        _read(state, own, live), place, update, memory, RELU, UPDATE, STATE, BU,
+                        x0 + y0, x1 + y1, x2 + y2, x3 + y3, past,
+                        place, update, memory, RELU, UPDATE, STATE, BU,
                     )  # fmt: skip
                     _write(gates, g0, i, live)
                     _write(gates, g1, f, live)
@@ -201,9 +208,8 @@ def forward(
                     if HAS_B_HN:
                         y2 += _read(b_hn, u, live_u)[None, :]
                     r, z, g, h_t = gru(
-                        y0 + _read(pre_x, g0, live), y1 + _read(pre_x, g1, live),
-                        _read(pre_x, g2, live), y2,
-                        _read(state, own, live), place, update, memory, RELU, UPDATE, STATE, BU,
+                        x0 + y0, x1 + y1, x2, y2, past,
+                        place, update, memory, RELU, UPDATE, STATE, BU,
                     )  # fmt: skip
                     _write(gates, g0, r, live)
                     _write(gates, g1, z, live)
@@ -211,8 +217,8 @@ def forward(
                     _write(inner, of_h, y2, live)
                     _write(state, own, h_t, live)
                 elif phase == 0:
-                    r = sigmoid(y0 + _read(pre_x, g0, live))  # Eq. 10
-                    z = sigmoid(y1 + _read(pre_x, g1, live))
+                    r = sigmoid(x0 + y0)  # Eq. 10
+                    z = sigmoid(x1 + y1)
                     h_seen = tl.load(
                         now + (V - 1) * view_stride + own, mask=live, other=0.0,
                         cache_modifier=".cg",
@@ -221,13 +227,15 @@ def forward(
                     _write(gates, g1, z, live)
                     _write(operand, own, r * h_seen.to(tl.float32), live)
                 else:
+                    x2 = _read(pre_x, g2, live)
+                    z = _read(gates, g1, live)
+                    past = _read(state, own, live)
                     y2 = candidate_product(
                         operand + b * H, w_hh, u, kept, H, live_b, KEEP, PRECISION, BK
                     )
                     g, h_t = gru_paper(
-                        _read(gates, g1, live), y2 + _read(pre_x, g2, live),
-                        _read(state, own, live), place, update, memory, RELU, UPDATE, STATE, BU,
-                    )  # fmt: skip
+                        z, x2 + y2, past, place, update, memory, RELU, UPDATE, STATE, BU
+                    )
                     _write(gates, g2, g, live)
                     _write(state, own, h_t, live)
                 if CELL != GRU_PAPER or phase == 1:
