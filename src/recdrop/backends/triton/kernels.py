@@ -150,8 +150,7 @@ def forward(
     view_stride = B * H
     kept = (0, 0)
     if KEEP:  # of this program's one tile
-        kept_u = program % across * BU + tl.arange(0, BU)
-        kept = kept_weights(w_hh, kept_u, H, FIRST, V, CELL == GRU_PAPER, BK)
+        kept = kept_weights(w_hh, program % across * BU, H, FIRST, V, CELL == GRU_PAPER, BU, BK)
     update = (t_up, s_up, layer_code + _UPDATE)
     hidden = (t_hidden, s_hidden, layer_code + _HIDDEN)
     memory = (t_state, s_state, layer_code + _STATE)
@@ -188,7 +187,7 @@ def forward(
                     if CELL == LSTM:
                         x3 = _read(pre_x, g3, live)
                     y0, y1, y2, y3 = gate_products(
-                        now + b * H, view_stride, w_hh, u, kept, H, live_b,
+                        now + b * H, view_stride, w_hh, unit, kept, H, live_b,
                         FIRST, V, KEEP, PRECISION, BB, BU, BK,
                     )  # fmt: skip
                 if CELL == RNN:

@@ -16,13 +16,13 @@ from recdrop.backends.triton.cells import drop, factor
 
 
 @triton.jit
-def _side_by_side(w_hh, u, H, G: tl.constexpr):
-    """Columns of G gates for each of the units ``u`` [BU]: weights [S BU], and which are live."""
+def _side_by_side(w_hh, unit, H, G: tl.constexpr, BU: tl.constexpr):
+    """Columns of G gates for each unit from ``unit`` on: weights [S BU], and which are live."""
     S: tl.constexpr = 4 if G == 3 else G
-    gate = tl.arange(0, S)[None, :]
-    w = w_hh + gate * (H * H) + u[:, None] * H
-    live = (u < H)[:, None] & (gate < G)
-    return tl.reshape(w, (u.shape[0] * S,)), tl.reshape(live, (u.shape[0] * S,))
+    column = tl.arange(0, S * BU)
+    gate = column % S
+    u = unit + column // S
+    return w_hh + gate * (H * H) + u * H, (u < H) & (gate < G)
 
 
 @triton.jit
@@ -135,14 +135,16 @@ def _apart_of_batch(y, BB: tl.constexpr, BU: tl.constexpr, S: tl.constexpr):
 
 @triton.jit
 def kept_weights(
-    w_hh, u, H, G: tl.constexpr, V: tl.constexpr, PAPER: tl.constexpr, BK: tl.constexpr
-):
+    w_hh, unit, H, G: tl.constexpr, V: tl.constexpr, PAPER: tl.constexpr,
+    BU: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     """What `gate_products` of G gates and `candidate_product` keep on the chip."""
+    u = unit + tl.arange(0, BU)
     live = u < H
     if G == 1 or V > 1:
         gates = _kept(w_hh + u * H, 1, H, live, G, BK)
     else:
-        w, live_w = _side_by_side(w_hh, u, H, G)
+        w, live_w = _side_by_side(w_hh, unit, H, G, BU)
         gates = _columns(w, tl.arange(0, BK), H, live_w)
     candidate = gates
     if PAPER:
@@ -152,13 +154,14 @@ def kept_weights(
 
 @triton.jit
 def gate_products(
-    a, view_stride, w_hh, u, kept, H, live_b,
+    a, view_stride, w_hh, unit, kept, H, live_b,
     G: tl.constexpr, V: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """W_hh times what each of G gates sees of h: four tiles [BB, BU], beyond G anything."""
     S: tl.constexpr = 4 if G == 3 else G
     if G == 1 or V > 1:
+        u = unit + tl.arange(0, BU)
         y = _batch(
             a, view_stride, w_hh + u * H, 1, kept[0], H, live_b, u < H, G, KEEP, PRECISION, BK
         )
@@ -168,7 +171,7 @@ def gate_products(
         else:
             return _apart_of_batch(y, BB, BU, S)
     else:
-        w, live_w = _side_by_side(w_hh, u, H, G)
+        w, live_w = _side_by_side(w_hh, unit, H, G, BU)
         if KEEP:
             y = tl.dot(_rows(a, tl.arange(0, BK), H, live_b), kept[0], input_precision=PRECISION)
         else:
