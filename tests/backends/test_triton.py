@@ -619,6 +619,8 @@ def test_which_shapes_run_persistently():
         assert each.programs * each.turns >= tiles > each.programs * (each.turns - 1)
         assert each.programs <= (processors if each.persistent else tiles)
         assert each.turns == 1 or each.keeps == (False, False)
+        for backward in (False, True):  # a value for each thread at least
+            assert each.rows * each.units >= 32 * each.launch(backward=backward)["num_warps"]
 
 
 @pytest.mark.parametrize("sizes", [[3, 3, 2, 2, 2, 1], [5], [4, 3, 2, 1], [2, 2, 2]])

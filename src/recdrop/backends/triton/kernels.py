@@ -176,7 +176,8 @@ def forward(
                 g1 = g0 + H
                 g2 = g1 + H
                 g3 = g2 + H
-                # What needs no other program is on its way while the product is made.
+                # What needs no other program is on its way while the product is made, whose
+                # barriers lie between this and what is written in its place.
                 if phase == 0:
                     x0 = _read(pre_x, g0, live)
                     if CELL != RNN:
@@ -353,7 +354,6 @@ def backward(
                         _write(d_in, g1, d1, live)
                         _write(d_in, g2, d2, live)
                         _write(d_in, g3, d3, live)
-                        _write(dc, own, dc_prev, live)
                     else:
                         d1, d2, past = gru_gradient(
                             grad, _read(gates, g1, live), _read(gates, g2, live),
@@ -369,9 +369,12 @@ def backward(
                             _write(d_rec, g0, d0, live)
                             _write(d_rec, g1, d1, live)
                             _write(d_rec, g2, d2 * r, live)
-                    tl.debug_barrier()  # the value was read above, perhaps by another thread
+                    tl.debug_barrier()  # the values were read above, perhaps by other threads
+                    if CELL == LSTM:
+                        _write(dc, own, dc_prev, live)
                     _write(dh, own, past, live)
                 else:  # the paper's GRU: through r * d(h) into r and h, Eq. 11
+                    past = _read(dh, own, live)
                     d_operand = through_candidate(
                         d_in + n * (G * H) + 2 * H, w_hh, u, kept, H, live_b, KEEP, PRECISION, BK
                     )
@@ -384,7 +387,7 @@ def backward(
                         h_seen = h_seen * m
                         d_seen = d_seen * m
                     _write(d_in, g0, d_operand * h_seen * r * (1 - r), live)
-                    _write(dh, own, _read(dh, own, live) + d_seen, live)
+                    _write(dh, own, past + d_seen, live)
             if PERSISTENT:
                 arrivals += programs
                 _wait_for_all(barrier, arrivals)
