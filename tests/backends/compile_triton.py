@@ -1,7 +1,8 @@
 """Compiles what the Triton backend would launch, for GPUs that are not here; a line each.
 
-Run without TRITON_INTERPRET. The backend's own host code runs on CPU tensors; only the launches are
-replaced, by Triton's compiler for an architecture and what cuobjdump says of its result.
+Run without TRITON_INTERPRET. The backend's own host code runs, on tensors without memory; only the
+launches are replaced, by Triton's compiler for an architecture and what cuobjdump says of the
+result.
 """
 
 import json
@@ -128,9 +129,11 @@ def main(architecture, shared, processors, dtype, cell, batch, hidden, tied, var
         setattr(real, name, Compiler(getattr(real, name), architecture, found))
     call = called(cell, batch, hidden, tied, variant)
     to = torch.float32 if dtype == "ieee" else getattr(torch, dtype)
-    state, weights = (tuple(t.to(to) for t in part) for part in (call.state, call.weights))
+    x, state, weights = (
+        tuple(t.to("meta", to) for t in part) for part in ((call.x,), call.state, call.weights)
+    )
     part = backends.call.Scan(
-        call, call.x.to(to).reshape(-1, call.x.shape[-1]), tuple(s[0] for s in state),
+        call, x[0].reshape(-1, call.x.shape[-1]), tuple(s[0] for s in state),
         backends.call.LayerWeights(*weights), 0, int(variant == "packed"),
     )  # fmt: skip
     c0 = part.state[1] if cell == "lstm" else None

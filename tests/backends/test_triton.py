@@ -50,13 +50,24 @@ FOURS = Case(3, 2, 3, 8)  # H a multiple of 4: a draw serves four units of any g
 SHAPES = [name for name, case in CASES.items() if not case.projected]
 
 
-@pytest.fixture(params=["persistent", "a launch for each step"])
+@pytest.fixture(params=["persistent", "a launch for each step", "kept weights"])
 def plan(request, monkeypatch):
-    """Both kinds. Persistent is one program here, which has nobody to wait for, with all tiles."""
+    """All kinds. Persistent is one program here, which has nobody to wait for, with all tiles.
+
+    It keeps its weights where it has one tile. Of several tiles, weights are kept in a launch for
+    each step here, where each is a program: a kernel does not care.
+    """
     from recdrop.backends.triton import launch
 
     persistent = request.param == "persistent"
     monkeypatch.setattr(launch, "processors", lambda device: int(persistent))
+    if request.param == "kept weights":
+        original = launch.Plan.launch
+
+        def kept(plan, *, backward):
+            return original(plan, backward=backward) | {"KEEP": True, "BK": plan.whole}
+
+        monkeypatch.setattr(launch.Plan, "launch", kept)
     return persistent
 
 
@@ -112,7 +123,7 @@ def test_a_program_takes_several_tiles_in_turn(cell, args):
     from recdrop.backends.triton.plan import Plan
     from recdrop.backends.triton.width import wide
 
-    assert Plan.of(WIDE.batch, wide(WIDE.hidden), 4, 4, 1, SHARED[90]).turns == 2
+    assert Plan.of(WIDE.batch, wide(WIDE.hidden), "lstm", 4, 1, SHARED[90]).turns == 2
     assert_matches_reference(triton.run, make_call(WIDE, cell, of_cell(cell, ALL_SITES), **args))
 
 
@@ -586,8 +597,8 @@ def test_which_shapes_run_persistently():
 
     bytes_of = {132: SHARED[90], 108: SHARED[80]}
 
-    def plan(batch, hidden, item, processors=132, gates=4, **how):
-        return Plan.of(batch, hidden, gates, item, processors, bytes_of[processors], **how)
+    def plan(batch, hidden, item, processors=132, cell="lstm", **how):
+        return Plan.of(batch, hidden, cell, item, processors, bytes_of[processors], **how)
 
     word = plan(32, 256, 4)  # the sizes of benchmarks/gpu.py on an H100
     assert (word.persistent, word.rows, word.units, word.programs) == (True, 16, 16, 32)
@@ -600,20 +611,23 @@ def test_which_shapes_run_persistently():
     assert (character.persistent, character.rows, character.units) == (True, 32, 32)
     assert (character.programs, character.turns, character.keeps) == (128, 1, (False, False))
     assert plan(32, 256, 4, 108).keeps == (True, True)  # an A100 has less
-    assert plan(32, 512, 4, 108).keeps == (False, False)
-    assert plan(32, 512, 4).keeps == (True, False)
+    assert plan(32, 512, 4, 108).keeps == plan(32, 512, 4).keeps == (True, False)
+    assert plan(32, 1024, 2, 108).keeps == (False, False)
     assert plan(32, 256, 4, untied=True).keeps == (True, True)
+    assert plan(16, 1024, 2, cell="gru_paper").keeps == (True, True)
+    assert plan(16, 1024, 2, cell="gru").keeps == (True, False)
     assert plan(32, 256, 4, ieee=True).keeps == (False, False)
     # What test_gpu.py takes for kept weights, of every cell.
-    for gates, (batch, hidden, item) in itertools.product(
-        (1, 3, 4), ((40, 96, 2), (40, 96, 4), (36, 112, 4), (48, 128, 4), (48, 256, 2))
+    for cell, (batch, hidden, item) in itertools.product(
+        ("rnn", "lstm", "gru", "gru_paper"),
+        ((40, 96, 2), (40, 96, 4), (36, 112, 4), (48, 128, 4), (48, 256, 2)),
     ):
-        assert all(plan(batch, hidden, item, 108, gates).keeps)
+        assert all(plan(batch, hidden, item, 108, cell).keeps)
     many = plan(256, 1024, 2)  # 8 * 32 of the largest tiles
     assert (many.persistent, many.programs, many.turns) == (True, 132, 2)
     assert not plan(2048, 1024, 2).persistent
     for batch, hidden, processors in itertools.product((1, 20, 300), (16, 80, 1504), (0, 1, 108)):
-        each = Plan.of(batch, hidden, 4, 4, processors, SHARED[80])
+        each = Plan.of(batch, hidden, "lstm", 4, processors, SHARED[80])
         tiles = -(-batch // each.rows) * -(-hidden // each.units)
         assert each.persistent == (tiles <= 8 * processors)
         assert each.programs * each.turns >= tiles > each.programs * (each.turns - 1)

@@ -61,29 +61,26 @@ def slope(y, RELU: tl.constexpr):
 
 
 @triton.jit
-def _words(unit, t, row, where, key, ALIGNED: tl.constexpr, BU: tl.constexpr):
+def _words(unit, t, row, where, key, BU: tl.constexpr):
     """The Philox word of each unit and row, [BB, BU].
 
-    ``unit`` is the first of BU consecutive units; where it is a multiple of 4 (``ALIGNED``), one
-    call serves four of them.
+    ``unit`` is the first of BU consecutive units. Each unit makes the call that it shares with
+    three others: to hand their words to other threads takes longer than the call.
     """
     low = (key & 0xFFFFFFFF).to(tl.uint32)
     high = ((key >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    units = unit // 4 + tl.arange(0, BU // 4) if ALIGNED else (unit + tl.arange(0, BU)) // 4
+    units = (unit + tl.arange(0, BU)) // 4
     c2 = row.to(tl.uint32)[:, None] + tl.zeros_like(units).to(tl.uint32)[None, :]
     c0 = units.to(tl.uint32)[None, :] + tl.zeros_like(c2)
     c1 = tl.zeros_like(c2) + t.to(tl.uint32)
     c3 = tl.zeros_like(c2) + where.to(tl.uint32)
     w0, w1, w2, w3 = tl.philox_impl(c0, c1, c2, c3, low, high, 10)
-    if ALIGNED:
-        return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
-    else:
-        at = ((unit + tl.arange(0, BU)) % 4)[None, :]
-        return tl.where(at == 0, w0, tl.where(at == 1, w1, tl.where(at == 2, w2, w3)))
+    at = ((unit + tl.arange(0, BU)) % 4)[None, :]
+    return tl.where(at == 0, w0, tl.where(at == 1, w1, tl.where(at == 2, w2, w3)))
 
 
 @triton.jit
-def factor(ACTS: tl.constexpr, site, place, ALIGNED: tl.constexpr, BU: tl.constexpr):
+def factor(ACTS: tl.constexpr, site, place, BU: tl.constexpr):
     """What a site multiplies a tile with, [BB, BU]: its scale where the unit is kept, else 0."""
     threshold, scale, code = site
     if ACTS == SCALE:
@@ -92,17 +89,17 @@ def factor(ACTS: tl.constexpr, site, place, ALIGNED: tl.constexpr, BU: tl.conste
         unit, t, row, key = place
         if ACTS == MASK_SEQUENCE:
             t = t * 0
-        words = _words(unit, t, row, code, key, ALIGNED, BU)
+        words = _words(unit, t, row, code, key, BU)
         return tl.where(words < threshold.to(tl.uint32), scale, 0.0)
 
 
 @triton.jit
-def drop(value, ACTS: tl.constexpr, site, place, ALIGNED: tl.constexpr, BU: tl.constexpr):
+def drop(value, ACTS: tl.constexpr, site, place, BU: tl.constexpr):
     """A tile after a site."""
     if ACTS == NOTHING:
         return value
     else:
-        return value * factor(ACTS, site, place, ALIGNED, BU)
+        return value * factor(ACTS, site, place, BU)
 
 
 # ------------------------------------------------------------------------------------------- cells
@@ -119,8 +116,8 @@ def lstm(
     f = sigmoid(f)
     g = activate(g, RELU)
     o = sigmoid(o)
-    c = f * c + i * drop(g, UPDATE, update, place, True, BU)  # Eq. 5; Eq. 9, this paper
-    c = drop(c, STATE, state, place, True, BU)  # Eq. 8, Moon et al.
+    c = f * c + i * drop(g, UPDATE, update, place, BU)  # Eq. 5; Eq. 9, this paper
+    c = drop(c, STATE, state, place, BU)  # Eq. 8, Moon et al.
     return i, f, g, o, c, o * activate(c, RELU)  # Eq. 6
 
 
@@ -133,8 +130,8 @@ def gru(
     r = sigmoid(r)
     z = sigmoid(z)
     n = activate(x_n + r * u_n, RELU)
-    h = (1 - z) * drop(n, UPDATE, update, place, True, BU) + z * h
-    return r, z, n, drop(h, STATE, state, place, True, BU)
+    h = (1 - z) * drop(n, UPDATE, update, place, BU) + z * h
+    return r, z, n, drop(h, STATE, state, place, BU)
 
 
 @triton.jit
@@ -144,8 +141,8 @@ def gru_paper(
 ):  # fmt: skip
     """The paper's, behind its second product: candidate and h_t. ``z`` is a gate already."""
     g = activate(g, RELU)  # Eq. 11
-    h = (1 - z) * h + z * drop(g, UPDATE, update, place, True, BU)  # Eq. 12; Eq. 13, this paper
-    return g, drop(h, STATE, state, place, True, BU)
+    h = (1 - z) * h + z * drop(g, UPDATE, update, place, BU)  # Eq. 12; Eq. 13, this paper
+    return g, drop(h, STATE, state, place, BU)
 
 
 # --------------------------------------------------------------------------------------- gradients
@@ -159,11 +156,11 @@ def lstm_gradient(
 ):  # fmt: skip
     """Of i, f, g, o, and of c_{t-1}; ``dc`` is what reaches c_t from the step after."""
     y = activate(c, RELU)
-    dc = drop(dc + grad * o * slope(y, RELU), STATE, state, place, True, BU)
+    dc = drop(dc + grad * o * slope(y, RELU), STATE, state, place, BU)
     kept = g
     dg = dc * i
     if UPDATE != NOTHING:
-        m = factor(UPDATE, update, place, True, BU)
+        m = factor(UPDATE, update, place, BU)
         kept = g * m
         dg = dg * m
     d_i = dc * kept * i * (1 - i)
@@ -177,13 +174,13 @@ def gru_gradient(
     RELU: tl.constexpr, UPDATE: tl.constexpr, STATE: tl.constexpr, BU: tl.constexpr,
 ):  # fmt: skip
     """Of z, of the candidate, and of h_{t-1} past all products."""
-    grad = drop(grad, STATE, state, place, True, BU)
+    grad = drop(grad, STATE, state, place, BU)
     new = z if PAPER else 1 - z  # shares of h_t: the candidate's, and h_{t-1}'s
     old = 1 - z if PAPER else z
     kept = g
     dg = grad * new
     if UPDATE != NOTHING:
-        m = factor(UPDATE, update, place, True, BU)
+        m = factor(UPDATE, update, place, BU)
         kept = g * m
         dg = dg * m
     gap = kept - h_prev if PAPER else h_prev - kept

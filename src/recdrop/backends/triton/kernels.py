@@ -92,7 +92,7 @@ def _wait_for_all(barrier, arrivals):
 @triton.jit
 def _show(
     seen, h_t, own, live, place, hidden, view_stride, units,
-    HIDDEN: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr, BU: tl.constexpr,
+    HIDDEN: tl.constexpr, V: tl.constexpr, BU: tl.constexpr,
 ):  # fmt: skip
     """What the gates see of h_t at the step after, Eq. 7: one view, or one for each gate."""
     if HIDDEN == NOTHING:
@@ -100,18 +100,19 @@ def _show(
     else:
         unit, t, row, key = place
         for v in tl.static_range(V):
-            m = factor(HIDDEN, hidden, (v * units + unit, t, row, key), ALIGNED, BU)
+            m = factor(HIDDEN, hidden, (v * units + unit, t, row, key), BU)
             _write(seen, v * view_stride + own, h_t * m, live)
 
 
 # ----------------------------------------------------------------------------------------- kernels
 #
-# What differs between calls is not specialised. H is: the compiler knows that 16 divides it.
+# Of what differs between calls only H is specialised: the compiler knows that 16 divides it.
+
+_PLAIN = ("first", "count", "T", "B", "N", "units", "layer_code")
+_PLAIN += ("t_up", "t_hidden", "t_state", "threshold")
 
 
-@triton.jit(
-    do_not_specialize=["first", "count", "units", "t_up", "t_hidden", "t_state", "layer_code"]
-)
+@triton.jit(do_not_specialize=_PLAIN)
 def forward(
     pre_x,  # [N, GH] W_ih x plus the biases outside the recurrent product
     w_hh,  # [GH, H]
@@ -133,7 +134,7 @@ def forward(
     layer_code,  # 4 * direction + 8 * layer
     CELL: tl.constexpr, RELU: tl.constexpr, REVERSE: tl.constexpr,
     UPDATE: tl.constexpr, HIDDEN: tl.constexpr, STATE: tl.constexpr,
-    V: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_B_HN: tl.constexpr, ALIGNED: tl.constexpr,
+    V: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_B_HN: tl.constexpr,
     PHASE: tl.constexpr, PHASES: tl.constexpr,  # from and to; the paper's GRU: 0 gates, 1 candidate
     TURNS: tl.constexpr,  # tiles of a program
     PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
@@ -177,7 +178,7 @@ def forward(
                 g2 = g1 + H
                 g3 = g2 + H
                 # What needs no other program is on its way while the product is made, whose
-                # barriers lie between this and what is written in its place.
+                # barriers lie between these reads and what is written in their place.
                 if phase == 0:
                     x0 = _read(pre_x, g0, live)
                     if CELL != RNN:
@@ -187,6 +188,8 @@ def forward(
                         past = _read(state, own, live)
                     if CELL == LSTM:
                         x3 = _read(pre_x, g3, live)
+                    if HAS_B_HN:
+                        bias = _read(b_hn, u, live_u)[None, :]
                     y0, y1, y2, y3 = gate_products(
                         now + b * H, view_stride, w_hh, unit, kept, H, live_b,
                         FIRST, V, KEEP, PRECISION, BB, BU, BK,
@@ -206,7 +209,7 @@ def forward(
                     _write(inner, of_h, c, live)
                 elif CELL == GRU:
                     if HAS_B_HN:
-                        y2 += _read(b_hn, u, live_u)[None, :]
+                        y2 += bias
                     r, z, g, h_t = gru(
                         x0 + y0, x1 + y1, x2, y2, past,
                         place, update, memory, RELU, UPDATE, STATE, BU,
@@ -242,16 +245,14 @@ def forward(
                     _write(h, of_h, h_t, live)
                     _show(
                         after, h_t, own, live, (unit, t_next, row, key), hidden, view_stride, units,
-                        HIDDEN, V, ALIGNED, BU,
+                        HIDDEN, V, BU,
                     )  # fmt: skip
             if PERSISTENT:
                 arrivals += programs
                 _wait_for_all(barrier, arrivals)
 
 
-@triton.jit(
-    do_not_specialize=["first", "count", "units", "t_up", "t_hidden", "t_state", "layer_code"]
-)
+@triton.jit(do_not_specialize=_PLAIN)
 def backward(
     w_hh,  # [GH, H]
     offsets,  # int32 [T + 1]
@@ -275,7 +276,7 @@ def backward(
     layer_code,
     CELL: tl.constexpr, RELU: tl.constexpr, REVERSE: tl.constexpr,
     UPDATE: tl.constexpr, HIDDEN: tl.constexpr, STATE: tl.constexpr,
-    V: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_DH: tl.constexpr, ALIGNED: tl.constexpr,
+    V: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_DH: tl.constexpr,
     PHASE: tl.constexpr, PHASES: tl.constexpr,  # from and to; the paper's GRU: 0 candidate, 1 gates
     TURNS: tl.constexpr,  # tiles of a program
     PERSISTENT: tl.constexpr,  # all programs run at once and wait for each other after each step
@@ -334,9 +335,11 @@ def backward(
                         grad += through_products(
                             d_rec + (at_after + b).to(tl.int64) * (G * H), w_hh, u, kept, H,
                             live_b & (b < end_after - at_after),
-                            (unit, t_after, row, key), hidden, units, HIDDEN, ALIGNED,
+                            (unit, t_after, row, key), hidden, units, HIDDEN,
                             P, V, KEEP, PRECISION, BB, BU, BK,
                         )  # fmt: skip
+                    # All else is read after the product, as its threads hold it: read before, each
+                    # value changes threads, by more than twice as many barriers of a program.
                     past = tl.zeros_like(grad)  # what reaches h_{t-1} past all products
                     if CELL == RNN:
                         d0 = grad * slope(_read(h, of_h, live), RELU)
@@ -383,7 +386,7 @@ def backward(
                     d_seen = d_operand * r
                     if HIDDEN != NOTHING:
                         seen_at = ((V - 1) * units + unit, t, row, key)
-                        m = factor(HIDDEN, hidden, seen_at, ALIGNED, BU)
+                        m = factor(HIDDEN, hidden, seen_at, BU)
                         h_seen = h_seen * m
                         d_seen = d_seen * m
                     _write(d_in, g0, d_operand * h_seen * r * (1 - r), live)
@@ -393,7 +396,7 @@ def backward(
                 _wait_for_all(barrier, arrivals)
 
 
-@triton.jit(do_not_specialize=["units", "threshold", "layer_code"])
+@triton.jit(do_not_specialize=_PLAIN)
 def see(
     initial,  # [B, H], or [V, B, H] where INITIAL_VIEWS: h_0, or a gradient on its way to it
     h,  # [N, H]; unused where FIRST
@@ -404,7 +407,7 @@ def see(
     T, B, H, units, N,
     threshold, scale, layer_code,
     REVERSE: tl.constexpr, HIDDEN: tl.constexpr, V: tl.constexpr, HAS_ROWS: tl.constexpr,
-    ALIGNED: tl.constexpr, FIRST: tl.constexpr, INITIAL_VIEWS: tl.constexpr,
+    FIRST: tl.constexpr, INITIAL_VIEWS: tl.constexpr,
     BB: tl.constexpr, BU: tl.constexpr,
 ):  # fmt: skip
     """What the gates see of h_{t-1}, Eq. 7, at every step, or where FIRST at each row's first.
@@ -441,5 +444,5 @@ def see(
             before = tl.load(h + of_before, mask=run_before, other=0.0).to(tl.float32)
             value = tl.where(run_before, before, value)
         place = (v * units + unit, t, row, key)
-        value = drop(value, HIDDEN, hidden, place, ALIGNED, BU)
+        value = drop(value, HIDDEN, hidden, place, BU)
         _write(out, v * view_stride + target, value, live)

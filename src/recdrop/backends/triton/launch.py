@@ -42,7 +42,7 @@ class _Layer:
         self.batch, self.hidden = at.h0.shape
         self.gates = GATES[how.cell]
         self.steps = Steps(self.batch, at.x.shape[0], at.batch_sizes, at.x.device)
-        self.untied = not how.tied and (how.thresholds[1] > 0 or how.scales[1] != 1.0)
+        self.untied = not how.tied and how.thresholds[1] > 0
         self.views = self.gates if self.untied else 1
         device = at.x.device
         key = torch.zeros((), dtype=torch.int64) if at.key is None else at.key
@@ -53,7 +53,7 @@ class _Layer:
         self.plan = Plan.of(
             self.batch,
             self.hidden,
-            self.gates,
+            how.cell,
             at.x.element_size(),
             processors(device),
             shared_memory(device),
@@ -67,7 +67,6 @@ class _Layer:
             "HIDDEN": self.hidden_acts,
             "V": self.views,
             "HAS_ROWS": at.rows is not None,
-            "ALIGNED": self.views == 1 or self.units % 4 == 0,
         }
         self.tiles = (tiles(self.batch, self.plan.rows), tiles(self.hidden, self.plan.units))
         self.places = {"offsets": self.steps.offsets, "rows": self.rows, "key_at": self.key}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 # Tiles that a program takes in a step. With more, we expect that a step takes longer than launching
 # one; no card has measured it.
 _TURNS = 8
-# Bytes of shared memory beside the operands of kept products.
-_ASIDE = 8 * 1024
+# Gates of the product with h, up to a power of 2 as Triton has it.
+_PRODUCTS = {"rnn": 1, "lstm": 4, "gru": 4, "gru_paper": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Plan:
 
     Attributes:
         rows: Of the batch, in a program's tile.
-        units: Of the state, in a program's tile; a multiple of 4, as one draw serves four units.
+        units: Of the state, in a program's tile.
         programs: Of a launch.
         turns: Tiles that each of them takes, one after the other.
         persistent: Whether one launch runs all steps, its programs waiting for each other between
@@ -40,7 +40,7 @@ class Plan:
         cls,
         batch: int,
         hidden: int,
-        gates: int,
+        cell: str,
         item: int,
         processors: int,
         shared: int,
@@ -60,7 +60,7 @@ class Plan:
         Args:
             batch: B.
             hidden: H, a multiple of 16.
-            gates: G.
+            cell: rnn, lstm, gru or gru_paper.
             item: Bytes of a weight.
             processors: Of the card.
             shared: Bytes of shared memory that a program may have.
@@ -76,21 +76,18 @@ class Plan:
         persistent = total <= _TURNS * processors
         programs = min(total, processors) if persistent else total
         turns = tiles(total, programs)
-        whole = max(16, 1 << (hidden - 1).bit_length())
-        products = 4 if gates == 3 else gates  # as many as Triton makes of them
-        batched = products * (rows + units)
-        side_by_side = rows + products * units
-        bound = shared - _ASIDE if persistent and turns == 1 and not ieee else 0
-        keeps = [
-            width * whole * item <= bound
-            for width in (batched if untied else side_by_side, batched)
-        ]
-        return cls(
-            rows, units, programs, turns, persistent,
-            whole, min(128 // item, whole), (keeps[0], keeps[1]),
-        )  # fmt: skip
+        whole = 1 << (hidden - 1).bit_length()
+        part = min(128 // item, whole)
+        # Of shared memory, for each of H: both operands of the product, and the weights of the
+        # paper's candidate. All else finds its place where the first operand was.
+        products, candidate = _PRODUCTS[cell], units if cell == "gru_paper" else 0
+        batch_of_gates = products * (rows + units) + candidate
+        side_by_side = rows + products * units + candidate
+        room = shared // (whole * item) if persistent and turns == 1 and not ieee else 0
+        keeps = (batch_of_gates if untied else side_by_side) <= room, batch_of_gates <= room
+        return cls(rows, units, programs, turns, persistent, whole, part, keeps)
 
-    def launch(self, *, backward: bool) -> dict[str, int | bool]:
+    def launch(self, *, backward: bool) -> dict[str, int]:
         """What a kernel is told of it."""
         keep = self.keeps[backward]
         return {

@@ -208,7 +208,7 @@ def kept_rows(w_hh, u, H, P: tl.constexpr, PAPER: tl.constexpr, BK: tl.constexpr
 @triton.jit
 def through_products(
     a, w_hh, u, kept, H, live_b, place, hidden, units,
-    HIDDEN: tl.constexpr, ALIGNED: tl.constexpr, P: tl.constexpr, V: tl.constexpr,
+    HIDDEN: tl.constexpr, P: tl.constexpr, V: tl.constexpr,
     KEEP: tl.constexpr, PRECISION: tl.constexpr,
     BB: tl.constexpr, BU: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -216,12 +216,12 @@ def through_products(
     unit, t, row, key = place
     y = _batch(a, H, w_hh + u, H, kept[0], H, live_b, u < H, P, KEEP, PRECISION, BK)
     if V == 1:
-        return drop(tl.sum(y, 0), HIDDEN, hidden, place, ALIGNED, BU)
+        return drop(tl.sum(y, 0), HIDDEN, hidden, place, BU)
     else:
         each = _apart_of_batch(y, BB, BU, 4 if P == 3 else P)
         total = tl.zeros((BB, BU), tl.float32)
         for v in tl.static_range(P):
-            m = factor(HIDDEN, hidden, (v * units + unit, t, row, key), ALIGNED, BU)
+            m = factor(HIDDEN, hidden, (v * units + unit, t, row, key), BU)
             total += each[v] * m
         return total
 

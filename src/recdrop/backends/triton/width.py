@@ -2,7 +2,7 @@
 
 Triton loads many values at once of rows that begin at a multiple of 16, else each by itself. The
 units behind a layer's own have no weights, so that states and gradients of them stay 0 (but for a
-row with a value that is not finite, all of which is NaN a step later).
+row with a value that is not finite, all of which is NaN two steps later).
 """
 
 from typing import Any
