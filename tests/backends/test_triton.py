@@ -396,6 +396,14 @@ def test_what_it_lacks_is_said(change, message):
     assert re.search(message, objection)
 
 
+def test_weights_beyond_32_bits_are_an_objection():
+    call = make_call(SMALL, "rnn", ())
+    for units, objects in ((23_168, False), (23_169, True)):
+        state = torch.empty(1, 3, units, device="meta")
+        large = dataclasses.replace(call, x=call.x.float(), state=(state,))
+        assert (triton.why_not_anywhere(large) is not None) == objects
+
+
 def test_amds_gpus_are_told_from_nvidias(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.4.1")
     layer = recdrop.LSTM(2, 5, recurrent_dropout=0.4, backend="triton")

@@ -18,6 +18,7 @@ from recdrop.backends.stack import run_stack
 from recdrop.backends.triton.width import wide
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST_UNITS = 23_168  # the largest multiple of 16 whose square is below 2^31 / 4
 
 
 def missing() -> str | None:
@@ -60,6 +61,8 @@ def why_not_anywhere(call: Recurrence) -> str | None:
         return f"it computes in float32, bfloat16 or float16, the input is {dtype}"
     if call.state[0].shape[-1] != call.state[-1].shape[-1]:
         return "it has no projection (proj_size)"
+    if call.state[0].shape[-1] > _MOST_UNITS:
+        return f"it counts a layer's recurrent weights in 32 bits, which ends at H = {_MOST_UNITS}"
     if call.x.numel() == 0:
         return "it has nothing for an empty batch"
     return None
