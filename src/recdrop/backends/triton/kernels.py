@@ -230,14 +230,21 @@ def forward(
                     _write(gates, g1, z, live)
                     _write(operand, own, r * h_seen.to(tl.float32), live)
                 else:
-                    x2 = _read(pre_x, g2, live)
-                    z = _read(gates, g1, live)
                     past = _read(state, own, live)
                     y2 = candidate_product(
                         operand + b * H, w_hh, u, kept, H, live_b, KEEP, PRECISION, BK
                     )
                     g, h_t = gru_paper(
-                        z, x2 + y2, past, place, update, memory, RELU, UPDATE, STATE, BU
+                        _read(gates, g1, live),
+                        _read(pre_x, g2, live) + y2,
+                        past,
+                        place,
+                        update,
+                        memory,
+                        RELU,
+                        UPDATE,
+                        STATE,
+                        BU,
                     )
                     _write(gates, g2, g, live)
                     _write(state, own, h_t, live)
