@@ -17,6 +17,7 @@ ORDER = [
     {"dropout", "rng"},
     {"equations"},
     {"backends"},
+    {"checks"},
     {"functional"},
     {"layers"},
     {"conversion", "memory", "monte_carlo", "testing"},

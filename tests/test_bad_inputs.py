@@ -168,6 +168,18 @@ def lstm_call(**changes):
         ({"activation": "gelu"}, ValueError, "'gelu'"),
         ({"input": X[0]}, RuntimeError, "3 dimensions, got 2"),
         ({"hx": (torch.zeros(1, 2, 5),)}, TypeError, "pair"),
+        ({"hx": None}, TypeError, "pair"),
+        (
+            {"weights": recdrop.LSTM(3, 5).all_weights},
+            TypeError,
+            "flat list.*got one with a .*list",
+        ),
+        (
+            {"weights": [*recdrop.LSTM(3, 5).parameters(), torch.zeros(5, 5)]},
+            RuntimeError,
+            "narrower than the 5 units of c, got 5",
+        ),
+        ({"dropout": 2.0}, ValueError, "dropout must be in .*got 2.0"),
         ({"training": True, "recurrent_dropout": 0.5, "key": 3}, TypeError, "int64 scalar.*got 3"),
         ({"num_layers": 2}, RuntimeError, "expected 8 weights.*got 4"),
     ],
@@ -175,6 +187,13 @@ def lstm_call(**changes):
 def test_functional(changes, error, message):
     with pytest.raises(error, match=message):
         lstm_call(**changes)
+
+
+def test_weights_may_be_any_iterable():
+    lstm = recdrop.LSTM(3, 5)
+    h = torch.zeros(1, X.shape[1], 5)
+    output, _ = recdrop.functional.lstm(X, (h, h), lstm.parameters())
+    assert torch.equal(output, lstm(X)[0])
 
 
 def test_tensors_on_different_devices():

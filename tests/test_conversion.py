@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import recdrop
 from recdrop import RecurrentDropout
@@ -136,6 +137,32 @@ def test_convert_refuses_hooks_and_models_without_layers():
         recdrop.convert(nn.ModuleDict({"encoder": lstm}), recurrent_dropout=0.4)
     with pytest.raises(ValueError, match="found no torch.nn.RNN, LSTM or GRU"):
         recdrop.convert(nn.Linear(3, 5), recurrent_dropout=0.4)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    "hook",
+    [nn.utils.weight_norm, lambda *at: prune.l1_unstructured(*at, amount=0.5)],
+    ids=["weight_norm", "prune"],
+)
+def test_weights_that_a_hook_computes_are_refused(hook):
+    for layer, change in (
+        (nn.LSTM(3, 5), recdrop.from_torch),
+        (recdrop.LSTM(3, 5), recdrop.to_torch),
+    ):
+        hook(layer, "weight_hh_l0")
+        with pytest.raises(ValueError, match="weight_hh_l0 of the LSTM .* computed by a hook"):
+            change(layer)
+
+
+def test_a_parametrised_layer_is_told_how_to_become_plain():
+    for layer, change in (
+        (nn.LSTM(3, 5), recdrop.from_torch),
+        (recdrop.LSTM(3, 5), recdrop.to_torch),
+    ):
+        nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+        with pytest.raises(TypeError, match="remove_parametrizations"):
+            change(layer)
 
 
 def test_other_things_are_refused_by_name():

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from recdrop import LSTM, RNN, RecurrentDropout
 from recdrop.dropout import as_specs
@@ -95,7 +96,9 @@ def test_an_rnn_has_only_the_hidden_site(site):
         RNN(2, 3, recurrent_dropout=RecurrentDropout(0.5, site))
 
 
-@pytest.mark.parametrize("value", ["0.5", None, [0.5], object(), {"rate": 0.5}, {}, b""])
+@pytest.mark.parametrize(
+    "value", ["0.5", None, [0.5], object(), {"rate": 0.5}, {}, b"", torch.tensor(0.5)]
+)
 def test_other_types_are_refused(value):
     with pytest.raises(TypeError, match="recurrent_dropout must"):
         LSTM(2, 3, recurrent_dropout=value)

@@ -205,6 +205,12 @@ def test_nothing_to_sample(x):
         recdrop.mc_dropout(Model(RecurrentDropout(0.0)), x)
 
 
+def test_samples_are_counted(x):
+    for samples in (2.5, "3", True):
+        with pytest.raises(TypeError, match=f"integer, got {samples!r}"):
+            recdrop.mc_dropout(Model(RecurrentDropout(0.5)), x, samples)
+
+
 def test_an_output_that_is_no_tensor(x):
     class Odd(nn.Module):
         def __init__(self):

@@ -1,5 +1,6 @@
 """Masks: the definition against the published vectors and the oracle, and their statistics."""
 
+import copy
 import threading
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 import recdrop
 from recdrop import rng
@@ -169,7 +172,7 @@ def test_one_call_draws_one_key_from_torchs_cpu_generator():
     first = lstm(x)[0]
     after = torch.get_rng_state()
     torch.manual_seed(3)
-    torch.ops.recdrop.draw_key(0)
+    rng.draw_key()
     assert torch.equal(torch.get_rng_state(), after)
     torch.manual_seed(3)
     assert torch.equal(lstm(x)[0], first)
@@ -177,43 +180,134 @@ def test_one_call_draws_one_key_from_torchs_cpu_generator():
 
 
 def test_keys_cover_64_bits():
-    keys = torch.stack([rng.draw_key(0) for _ in range(400)])
+    keys = torch.stack([rng.draw_key() for _ in range(400)])
     for bit in range(64):
         ones = int(((keys >> bit) & 1).sum())
         assert stats.binomtest(ones, 400).pvalue > FALSE_ALARM / 64
-
-
-def test_a_device_draws_from_its_own_generator():
-    cpu = torch.device("cpu")
-    keys = []
-    for device in (None, cpu):
-        torch.manual_seed(3)
-        keys.append(int(rng.draw_key(0, device)))
-        with recdrop.hold_masks(7):
-            keys.append(int(rng.draw_key(0, device)))
-    assert keys[:2] == keys[2:]
 
 
 def test_a_graphs_key_is_on_the_device(monkeypatch):
     cuda, cpu = torch.device("cuda", 1), torch.device("cpu")
     capturing = False
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    assert rng.key_device(cuda) is None
-    assert rng.key_device(cpu) is None
+    assert rng.key_device(cuda) == cpu
+    assert rng.key_device(cpu) == cpu
     capturing = True
     assert rng.key_device(cuda) == cuda
-    assert rng.key_device(cpu) is None
+    assert rng.key_device(cpu) == cpu
     capturing = False
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert rng.key_device(cuda) == cuda
-    assert rng.key_device(cpu) is None
+    assert rng.key_device(cpu) == cpu
 
 
 def test_a_fake_key_lies_where_it_is_asked_for():
     with FakeTensorMode():
-        assert rng.draw_key(0).device.type == "cpu"
-        fake = rng.draw_key(0, torch.device("cuda", 0))
+        assert rng.draw_key().device.type == "cpu"
+        fake = rng.draw_key(None, torch.device("cuda", 0))
         assert (fake.device, fake.dtype, fake.shape) == (torch.device("cuda", 0), torch.int64, ())
+
+
+def test_a_checkpoint_in_a_compiled_graph_draws_the_same_masks_again():
+    torch.compiler.reset()
+    layer, x = recdrop.GRU(3, 4, recurrent_dropout=0.5), torch.randn(5, 2, 3)
+
+    def checkpointed(x):
+        return checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)
+
+    def weight_gradient(f):
+        layer.zero_grad()
+        torch.manual_seed(3)
+        f(x).square().sum().backward()
+        return layer.weight_hh_l0.grad
+
+    expected = weight_gradient(lambda x: layer(x)[0])
+    compiled = torch.compile(checkpointed, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(weight_gradient(compiled), expected)
+
+
+def test_all_layer_objects_share_one_graph():
+    torch.compiler.reset()
+    recorded = CompileCounter()
+    compiled = torch.compile(lambda layer, x: layer(x)[0], backend=recorded, fullgraph=True)
+    x = torch.randn(5, 2, 3)
+    for layer in [recdrop.LSTM(3, 4, recurrent_dropout=0.5) for _ in range(3)]:
+        compiled(layer, x)
+    assert recorded.frame_count == 1
+
+
+class TestVmap:
+    @pytest.fixture
+    def examples(self):
+        return torch.ones(2, 5, 1, 3)
+
+    @pytest.fixture
+    def lstm(self):
+        return recdrop.LSTM(3, 4, recurrent_dropout=0.5)
+
+    def test_masks_differ_or_not_as_asked(self, lstm, examples):
+        for randomness, equal in (("different", False), ("same", True)):
+            first, second = torch.vmap(lambda x: lstm(x)[0], randomness=randomness)(examples)
+            assert torch.equal(first, second) == equal
+
+    def test_by_default_they_are_an_error(self, lstm, examples):
+        with pytest.raises(RuntimeError, match="randomness"):
+            torch.vmap(lambda x: lstm(x)[0])(examples)
+        lstm.eval()
+        first, second = torch.vmap(lambda x: lstm(x)[0])(examples)
+        assert torch.equal(first, second)
+
+    def test_gradients_of_each_example_are_of_its_own_masks(self, lstm, examples):
+        weights = dict(lstm.named_parameters())
+
+        def loss(weights, x):
+            return torch.func.functional_call(lstm, weights, (x,))[0].square().sum()
+
+        each = torch.vmap(torch.func.grad(loss), in_dims=(None, 0), randomness="different")
+        first, second = each(weights, examples)["weight_hh_l0"]
+        assert not torch.equal(first, second)
+
+    def test_held_masks_are_held(self, lstm, examples):
+        with recdrop.hold_masks(3):
+            expected = lstm(examples[0])[0]
+            for randomness in ("error", "different"):
+                both = torch.vmap(lambda x: lstm(x)[0], randomness=randomness)(examples)
+                torch.testing.assert_close(both, expected.expand_as(both))
+
+    def test_other_transforms_draw_as_ever(self, lstm, examples):
+        torch.manual_seed(3)
+        expected = lstm(examples[0])[0].sum()
+        torch.manual_seed(3)
+        _, got = torch.func.grad_and_value(lambda x: lstm(x)[0].sum())(examples[0])
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore::torch.jit.TracerWarning")
+def test_a_trace_that_would_freeze_masks_is_refused():
+    lstm, x = recdrop.LSTM(3, 4, recurrent_dropout=0.5), torch.randn(5, 2, 3)
+    with pytest.raises(RuntimeError, match="constants.*in evaluation"):
+        torch.jit.trace(lstm, x)
+    traced = torch.jit.trace(lstm.eval(), x)
+    assert torch.equal(traced(x)[0], lstm(x)[0])
+
+
+class Deep(torch.autograd.Function):
+    """Backward passes within backward passes: after some dozens torch goes on in another thread."""
+
+    @staticmethod
+    def forward(ctx, x, depth, innermost):
+        ctx.depth, ctx.innermost = depth, innermost
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if ctx.depth == 0:
+            ctx.innermost()
+        else:
+            with torch.enable_grad():
+                x = torch.zeros((), requires_grad=True)
+                Deep.apply(x, ctx.depth - 1, ctx.innermost).backward()
+        return grad, None, None
 
 
 class TestHoldMasks:
@@ -262,8 +356,9 @@ class TestHoldMasks:
             assert torch.equal(a(x)[0], second)
 
     def test_keys_are_exactly_as_documented(self):
+        first, second = rng.Owner(), rng.Owner()
         with recdrop.hold_masks(2**64 - 3):
-            keys = [int(rng.draw_key(owner)) for owner in (70, 71, 70)]
+            keys = [int(rng.draw_key(owner)) for owner in (first, second, first)]
         words = [philox.philox4x32_10((n, 0, 0, 2**32 - 1), (2**32 - 3, 2**32 - 1)) for n in (0, 1)]
         expected = [w[0] | w[1] << 32 for w in words]
         assert [k % 2**64 for k in keys] == [expected[0], expected[1], expected[0]]
@@ -298,6 +393,36 @@ class TestHoldMasks:
             thread.start()
             thread.join()
         assert not torch.equal(seen[0], here)
+
+    def test_they_hold_in_the_threads_of_a_backward_pass(self, lstm, x):
+        seen = []
+        loss = Deep.apply(
+            torch.zeros((), requires_grad=True),
+            100,
+            lambda: seen.append((threading.get_ident(), lstm(x)[0])),
+        )
+        with recdrop.hold_masks(1):
+            here = lstm(x)[0]
+            loss.backward()
+        (thread, there), *_ = seen
+        assert thread != threading.get_ident()
+        assert torch.equal(there, here)
+
+    def test_a_copy_is_another_layer_parametrised_or_not(self, lstm, x):
+        for _ in range(2):
+            other = copy.deepcopy(lstm)
+            with recdrop.hold_masks(1):
+                assert not torch.equal(lstm(x)[0], other(x)[0])
+            torch.nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
+
+    def test_the_default_device_does_not_matter(self, lstm, x):
+        with torch.device("meta"):
+            with recdrop.hold_masks(), recdrop.hold_masks(1):
+                got = lstm(x)[0]
+            recdrop.mc_dropout(lstm, x, samples=2, probabilities=False)
+            recdrop.memory.retention_curve(lstm, x, keys=1)
+        with recdrop.hold_masks(1):
+            assert torch.equal(got, lstm(x)[0])
 
     @pytest.mark.parametrize("cell", OURS)
     def test_windows_of_a_sequence_equal_one_call_per_sequence(self, cell):

@@ -5,6 +5,7 @@ from typing import Any, overload
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from recdrop.backends import BACKENDS
 from recdrop.functional import RecurrentDropoutArg
@@ -38,6 +39,7 @@ def from_torch(
 
     Raises:
         TypeError: Another class; a subclass may compute something else and is refused.
+        ValueError: A weight is computed by a hook (old-style ``weight_norm``, ``prune``).
     """
     new = _like(layer, recurrent_dropout, backend)
     _give_parameters(new, layer, copy=True)
@@ -56,10 +58,11 @@ def to_torch(layer: RNN | LSTM | GRU) -> nn.RNN | nn.LSTM | nn.GRU:
     Raises:
         TypeError: Another class.
         ValueError: No torch layer computes this: an update or state site with ``rescale="test"``,
-            ``activation="relu"`` in an LSTM or GRU, or ``reset_after=False``.
+            ``activation="relu"`` in an LSTM or GRU, or ``reset_after=False``. Or a weight is
+            computed by a hook.
     """
     if type(layer) not in _TORCHS:
-        raise TypeError(f"to_torch takes a recdrop RNN, LSTM or GRU, got {type(layer).__name__}")
+        raise TypeError(f"to_torch takes a recdrop RNN, LSTM or GRU, got {_described(layer)}")
     acting = [spec for spec in layer.recurrent_dropout if spec.acts(training=False)]
     for spec in acting:
         if spec.site != "hidden":
@@ -107,12 +110,12 @@ def convert(model: nn.Module, recurrent_dropout: RecurrentDropoutArg) -> nn.Modu
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     new: dict[nn.Module, RNN | LSTM | GRU] = {}
     for name, module in model.named_modules():
-        if type(module) in _OURS:
-            _refuse_hooks(name, module)
+        if isinstance(module, nn.RNNBase) and type(module) in _OURS:
+            _refuse_hooks(name or "the model", module)
             new[module] = _like(module, recurrent_dropout, "auto")
         elif isinstance(module, nn.RNNBase) and type(module) not in _TORCHS:
             warnings.warn(
-                f"convert leaves {name or 'the model'} as it is: {type(module).__name__} is a "
+                f"convert leaves {name or 'the model'} as it is: {_described(module)} is a "
                 "subclass that may compute something else",
                 stacklevel=2,
             )
@@ -184,7 +187,7 @@ def _like(
     layer: nn.Module, recurrent_dropout: RecurrentDropoutArg, backend: str
 ) -> RNN | LSTM | GRU:
     if type(layer) not in _OURS or not isinstance(layer, nn.RNNBase):
-        raise TypeError(f"expected a torch.nn.RNN, LSTM or GRU itself, got {type(layer).__name__}")
+        raise TypeError(f"expected a torch.nn.RNN, LSTM or GRU itself, got {_described(layer)}")
     options = _options(layer)
     if isinstance(layer, nn.RNN):
         options["nonlinearity"] = layer.nonlinearity
@@ -196,7 +199,14 @@ def _like(
 
 
 def _give_parameters(new: nn.RNNBase, old: nn.Module, *, copy: bool) -> None:
-    for name, parameter in old.named_parameters():
+    for name in new._flat_weights_names:
+        parameter = old._parameters.get(name)
+        if parameter is None:
+            raise ValueError(
+                f"{name} of the {type(old).__name__} is no parameter but computed by a hook (an "
+                "old-style weight_norm or spectral_norm, or torch.nn.utils.prune); remove that "
+                "first"
+            )
         if copy:
             parameter = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
         setattr(new, name, parameter)
@@ -208,6 +218,13 @@ def _refuse_hooks(name: str, module: nn.Module) -> None:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if any(getattr(module, kind) for kind in kinds):
         raise ValueError(
-            f"convert: {name or 'the model'} has hooks, which would be lost; remove them first "
+            f"convert: {name} has hooks, which would be lost; remove them first "
             "(an old-style weight_norm or spectral_norm is such a hook)"
         )
+
+
+def _described(layer: object) -> str:
+    name = type(layer).__name__
+    if isinstance(layer, nn.Module) and is_parametrized(layer):
+        return f"{name} (torch.nn.utils.parametrize.remove_parametrizations makes it plain again)"
+    return name

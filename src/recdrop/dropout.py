@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
+from torch import Tensor
+
 from recdrop._types import Cell, Rescale, Sampling, Site
 
 SITES: tuple[Site, ...] = get_args(Site)
@@ -119,7 +121,8 @@ def as_specs(
         rate = checked_rate(value, "recurrent_dropout")
         value = RecurrentDropout(rate, site="hidden" if cell == "rnn" else "update") if rate else ()
     specs = (value,) if isinstance(value, RecurrentDropout) else value
-    if not isinstance(specs, Iterable) or isinstance(specs, str | bytes | Mapping):
+    unlike = isinstance(specs, str | bytes | Mapping | Tensor)
+    if unlike or not isinstance(specs, Iterable):
         raise TypeError(
             f"recurrent_dropout must be a number, a RecurrentDropout or several, got {value!r}"
         )

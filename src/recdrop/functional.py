@@ -6,25 +6,25 @@ output layer.
 Time-major and batched; `recdrop.layers` adds batch_first, packing, unbatched input and parameters.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from recdrop import backends
 from recdrop._types import ActivationName, Cell
-from recdrop.backends.call import GATES, Recurrence, autocast_dtype
+from recdrop.backends.call import Recurrence
+from recdrop.checks import check_shapes, check_tensors, checked_key
 from recdrop.dropout import RecurrentDropout, as_specs
-from recdrop.rng import draw_key, key_device
+from recdrop.rng import Owner, draw_key, key_device
 
 RecurrentDropoutArg = float | RecurrentDropout | Iterable[RecurrentDropout]
-_UNOWNED = -1  # functional calls count as one layer object inside hold_masks
 
 
 def rnn(
     input: Tensor,
     hx: Tensor,
-    weights: Sequence[Tensor],
+    weights: Iterable[Tensor],
     *,
     nonlinearity: ActivationName = "tanh",
     bias: bool = True,
@@ -84,7 +84,7 @@ def rnn(
 def lstm(
     input: Tensor,
     hx: tuple[Tensor, Tensor],
-    weights: Sequence[Tensor],
+    weights: Iterable[Tensor],
     *,
     activation: ActivationName = "tanh",
     bias: bool = True,
@@ -122,7 +122,7 @@ def lstm(
         recurrence(
             "lstm",
             input,
-            tuple(hx),
+            tuple(hx) if isinstance(hx, tuple | list) else (hx,),
             weights,
             activation=activation,
             bias=bias,
@@ -141,7 +141,7 @@ def lstm(
 def gru(
     input: Tensor,
     hx: Tensor,
-    weights: Sequence[Tensor],
+    weights: Iterable[Tensor],
     *,
     activation: ActivationName = "tanh",
     reset_after: bool = True,
@@ -202,7 +202,7 @@ def recurrence(
     cell: Cell,
     input: Tensor,
     state: tuple[Tensor, ...],
-    weights: Sequence[Tensor],
+    weights: Iterable[Tensor],
     *,
     activation: ActivationName,
     bias: bool,
@@ -218,15 +218,18 @@ def recurrence(
     """Check one call, in `torch.nn`'s classes of error; see `Recurrence` for the arguments."""
     if activation not in ("tanh", "relu"):
         raise ValueError(f"activation must be 'tanh' or 'relu', got {activation!r}")
-    _check_tensors(cell, input, state, weights)
-    _check_shapes(cell, input, state, weights, bias, num_layers, bidirectional, batch_sizes)
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must be in [0, 1], the probability to drop, got {dropout!r}")
+    weights = tuple(weights)
+    check_tensors(cell, input, state, weights)
+    check_shapes(cell, input, state, weights, bias, num_layers, bidirectional, batch_sizes)
     return Recurrence(
         cell=cell,
         x=input,
         batch_sizes=batch_sizes,
         rows=rows,
         state=state,
-        weights=tuple(weights),
+        weights=weights,
         bias=bias,
         num_layers=num_layers,
         bidirectional=bidirectional,
@@ -240,7 +243,11 @@ def recurrence(
 
 
 def run(
-    call: Recurrence, *, key: Tensor | None = None, backend: str = "auto", owner: int = _UNOWNED
+    call: Recurrence,
+    *,
+    key: Tensor | None = None,
+    backend: str = "auto",
+    owner: Owner | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Draw the key of a checked call if it needs one, and run it.
 
@@ -248,9 +255,17 @@ def run(
         call: From `recurrence`.
         key: int64 scalar to use instead of a drawn one.
         backend: ``"auto"`` or a name.
-        owner: The number of the layer object, for `hold_masks`.
+        owner: The layer object, for `hold_masks`; without, all calls are one object's.
+
+    Raises:
+        RuntimeError: `torch.jit.trace` asks for masks, which it would make constants.
     """
     if call.training and call.acting:
+        if key is None and torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            raise RuntimeError(
+                "torch.jit.trace would make this call's masks constants, the same at every call; "
+                "trace the model in evaluation, or use torch.compile or torch.export"
+            )
         drawn = draw_key(owner, key_device(call.x.device)) if key is None else checked_key(key)
         call = call.with_key(drawn)
     return backends.run(call, backends.checked_name(backend))
@@ -312,114 +327,3 @@ def cross_entropies_(logits: Tensor, targets: Tensor, column_sums: Tensor | None
     if column_sums is not None:
         column_sums += logits.sum(0)
     return log_sums - right
-
-
-def checked_key(key: Tensor) -> Tensor:
-    """A key given by the caller.
-
-    Raises:
-        TypeError: It is no int64 scalar.
-    """
-    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim != 0:
-        raise TypeError(f"key must be an int64 scalar tensor, got {key!r}")
-    return key.cpu()
-
-
-def _check_tensors(
-    cell: Cell, input: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]
-) -> None:
-    parts = 2 if cell == "lstm" else 1
-    if len(state) != parts or not all(isinstance(s, Tensor) for s in state):
-        wanted = "a pair (h_0, c_0) of tensors" if cell == "lstm" else "one tensor h_0"
-        got = [type(s).__name__ for s in state]
-        raise TypeError(f"{cell.upper()}: expected hx to be {wanted}, got {got}")
-    if not isinstance(input, Tensor):
-        raise TypeError(f"{cell.upper()}: expected input to be a tensor, got {_type_of(input)}")
-    if not weights:
-        raise RuntimeError(f"{cell.upper()}: expected a flat list of weights, got none")
-    dtype = weights[0].dtype
-    for other in (*state, *weights):
-        if other.device != input.device:
-            raise RuntimeError(
-                f"{cell.upper()}: expected all tensors on the device of the input, {input.device}, "
-                f"got one on {other.device}"
-            )
-    if autocast_dtype(input) is not None:
-        return
-    if input.dtype != dtype:
-        raise ValueError(
-            f"{cell.upper()}: input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
-            f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
-        )
-    for s in state:
-        if s.dtype != dtype:
-            raise RuntimeError(
-                f"{cell.upper()}: expected an initial state of dtype {dtype}, got {s.dtype}"
-            )
-
-
-def _check_shapes(
-    cell: Cell,
-    input: Tensor,
-    state: tuple[Tensor, ...],
-    weights: Sequence[Tensor],
-    bias: bool,
-    num_layers: int,
-    bidirectional: bool,
-    batch_sizes: Tensor | None,
-) -> None:
-    dims = 3 if batch_sizes is None else 2
-    if input.ndim != dims:
-        raise RuntimeError(f"input must have {dims} dimensions, got {input.ndim}")
-    if input.shape[0] == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0, got 0")
-    directions = 2 if bidirectional else 1
-    stacked = num_layers * directions
-    each = 2 + 2 * bias
-    projected = cell == "lstm" and len(weights) == stacked * (each + 1)
-    if len(weights) != stacked * (each + projected):
-        raise RuntimeError(
-            f"expected {stacked * each} weights ({each} for each layer and direction), "
-            f"got {len(weights)}"
-        )
-    if weights[0].ndim != 2 or weights[1].ndim != 2:
-        raise RuntimeError(
-            "expected weight_ih and weight_hh to be 2-D, "
-            f"got {list(weights[0].shape)} and {list(weights[1].shape)}"
-        )
-    gate_width, h_width = weights[1].shape
-    hidden = gate_width // GATES[cell]
-    width = input.shape[-1]
-    if width != weights[0].shape[-1]:
-        raise RuntimeError(
-            "input.size(-1) must be equal to input_size. "
-            f"Expected {weights[0].shape[-1]}, got {width}"
-        )
-    batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
-    for name, s, units in zip(("h_0", "c_0"), state, (h_width, hidden), strict=False):
-        if s.shape != (stacked, batch, units):
-            raise RuntimeError(
-                f"Expected hidden size {(stacked, batch, units)} of {name}, got {list(s.shape)}"
-            )
-    expected = _weight_shapes(gate_width, h_width, hidden, bias, projected)
-    for at, weight in enumerate(weights):
-        place, kind = divmod(at, each + projected)
-        below = width if place < directions else h_width * directions
-        wanted = (gate_width, below) if kind == 0 else expected[kind]
-        if weight.shape != wanted:
-            raise RuntimeError(
-                f"weight {kind} of layer {place // directions} must have shape {wanted}, "
-                f"got {list(weight.shape)}"
-            )
-
-
-def _weight_shapes(
-    gate_width: int, h_width: int, hidden: int, bias: bool, projected: bool
-) -> list[tuple[int, ...]]:
-    biases: list[tuple[int, ...]] = [(gate_width,), (gate_width,)] if bias else []
-    projection: list[tuple[int, ...]] = [(h_width, hidden)] if projected else []
-    return [(), (gate_width, h_width), *biases, *projection]
-
-
-def _type_of(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -4,7 +4,6 @@ They subclass `torch.nn.RNNBase`, so parameters, their names, initialisation, fl
 and checkpoints are torch's own.
 """
 
-import itertools
 from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
@@ -16,8 +15,7 @@ from recdrop.backends import checked_name
 from recdrop.backends.call import Recurrence
 from recdrop.dropout import RecurrentDropout, as_specs
 from recdrop.functional import RecurrentDropoutArg
-
-_owner_numbers = itertools.count()
+from recdrop.rng import Owner
 
 
 class _RecurrentLayer(nn.RNNBase):
@@ -41,7 +39,7 @@ class _RecurrentLayer(nn.RNNBase):
         if not isinstance(num_layers, int):
             raise TypeError(f"num_layers should be of type int, got: {type(num_layers).__name__}")
         super().__init__(mode, input_size, hidden_size, num_layers, *args, **kwargs)
-        self._owner = next(_owner_numbers)
+        self._owner = Owner()
         self.recurrent_dropout = recurrent_dropout
         self.backend = backend
 
@@ -65,7 +63,7 @@ class _RecurrentLayer(nn.RNNBase):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._owner = next(_owner_numbers)  # a copy is another object to hold_masks
+        self._owner = Owner()  # a copy is another object to hold_masks
 
     def extra_repr(self) -> str:
         """What differs from the defaults."""

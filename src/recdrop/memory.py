@@ -174,9 +174,11 @@ def retention_curve(
         evaluation = _retention(replace(call, training=False), start)
         trained = replace(call, training=True)
         if trained.acting or (trained.dropout > 0 and trained.num_layers > 1):
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator("cpu").manual_seed(seed)
             drawn = [
-                torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+                torch.empty((), dtype=torch.int64, device="cpu").random_(
+                    -(2**63), None, generator=generator
+                )
                 for _ in range(keys)
             ]
             curves = torch.stack([_retention(trained.with_key(key), start) for key in drawn])

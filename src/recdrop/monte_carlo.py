@@ -3,6 +3,7 @@
 Ours beyond the paper: any of its schemes may be sampled, and forward dropout with it.
 """
 
+import numbers
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ def mc_dropout(
 
     Raises:
         ValueError: ``samples`` is below 2, or nothing in the model drops anything.
-        TypeError: The model returns something else.
+        TypeError: ``samples`` is no integer, or the model returns something else.
 
     Example:
         >>> lstm = recdrop.LSTM(3, 4, recurrent_dropout=0.5)
@@ -84,11 +85,14 @@ def mc_dropout(
         >>> told.spread.shape
         torch.Size([7, 2, 4])
     """
+    if isinstance(samples, bool) or not isinstance(samples, numbers.Integral):
+        raise TypeError(f"samples must be an integer, got {samples!r}")
     if samples < 2:
         raise ValueError(f"samples must be at least 2, for a spread, got {samples}")
     several = isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence)
     arguments = inputs if several else (inputs,)
-    seeds = torch.randint(2**62, (samples,), generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator("cpu").manual_seed(seed)
+    seeds = torch.randint(2**62, (samples,), generator=generator, device="cpu").tolist()
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     total = _Sums()
     with torch.random.fork_rng(devices=devices), _dropping(model, sampling):

@@ -1,6 +1,6 @@
 """Masks: Philox4x32-10 as a pure function of coordinates, and the key that starts it.
 
-A mask is never stored: whether a unit is kept is a function of
+No mask need be stored: whether a unit is kept is a function of
 
     (key; site, layer, direction, t, b, unit)
 
@@ -18,13 +18,14 @@ worked examples):
   the caller's batch, before any sorting; an untied hidden mask has ``unit = gate * W + j``.
 """
 
+import itertools
 import numbers
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 
 from recdrop._types import Site
 
@@ -34,6 +35,8 @@ _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)  # Random123, PHILOX_M4x32_0 and _1
 _WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1, PHILOX_W32_0 and _1
 _ROUNDS = 10
 _LOW32 = 0xFFFFFFFF
+_CPU = torch.device("cpu")
+_BLOCKS = "recdrop.hold_masks"
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> tuple[Tensor, ...]:
@@ -100,8 +103,25 @@ def keep_mask(
     return (torch.stack(words, dim=-1) < threshold(rate)).flatten(-2)[..., :units]
 
 
+class Owner:
+    """Who draws keys, to `hold_masks`: a layer object. A copy is another.
+
+    Attributes:
+        number: int64 scalar on the CPU. A tensor, for of a number `torch.compile` would make a
+            constant, and a graph for each layer object.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self) -> None:
+        self.number = torch.tensor(next(self._numbers), device="cpu")
+
+    def __deepcopy__(self, memo: object) -> "Owner":
+        return Owner()
+
+
 class _Held:
-    """The keys of one `hold_masks` block: one for each layer object, by order of first call."""
+    """The keys of one `hold_masks` block: one for each owner, by order of first call."""
 
     def __init__(self, seed: Tensor) -> None:
         self._seed = seed
@@ -109,32 +129,35 @@ class _Held:
 
     def key(self, owner: int) -> Tensor:
         if owner not in self._keys:
-            zero = torch.tensor(0)
-            counter = (torch.tensor(len(self._keys)), zero, zero, torch.tensor(_LOW32))
-            low, high, _, _ = philox4x32(counter, self._seed)
+            n, zero, last = torch.tensor([len(self._keys), 0, _LOW32], device="cpu")
+            low, high, _, _ = philox4x32((n, zero, zero, last), self._seed)
             self._keys[owner] = low | (high << 32)
         return self._keys[owner]
 
 
-class _HeldStack(threading.local):
-    """The open `hold_masks` blocks of this thread, innermost last."""
+def _blocks() -> tuple[_Held, ...]:
+    """The open `hold_masks` blocks of this thread, innermost last.
 
-    def __init__(self) -> None:
-        self.blocks: list[_Held] = []
+    Torch keeps them, not Python, and has them in the threads of its own in which a backward pass
+    runs: activation checkpointing runs a forward pass there.
+    """
+    return torch._C._get_obj_in_tls(_BLOCKS) if torch._C._is_key_in_tls(_BLOCKS) else ()
 
 
-_held = _HeldStack()
+def _set_blocks(blocks: tuple[_Held, ...]) -> None:
+    torch._C._stash_obj_in_tls(_BLOCKS, blocks)
 
 
-def _random_key(device: torch.device | None = None) -> Tensor:
+def _random_key(device: torch.device = _CPU) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=device).random_(-(2**63), None)
 
 
-def _draw_key(owner: int, device: torch.device | None = None) -> Tensor:
-    if not _held.blocks:
+def _draw_key(owner: Tensor, *, device: torch.device) -> Tensor:
+    blocks = _blocks()
+    if not blocks:
         return _random_key(device)
-    key = _held.blocks[-1].key(owner)
-    return key.clone() if device is None else key_on(key, device)
+    key = blocks[-1].key(int(owner))
+    return key.clone() if device.type == "cpu" else key_on(key, device)
 
 
 # An opaque op, so that a compiled graph draws anew at every call and activation checkpointing,
@@ -144,36 +167,46 @@ torch.library.custom_op(
     "recdrop::draw_key",
     _draw_key,
     mutates_args=(),
-    schema="(int owner, Device? device=None) -> Tensor",
+    schema="(Tensor owner, *, Device device) -> Tensor",
     tags=(torch.Tag.nondeterministic_seeded, torch.Tag.cudagraph_unsafe),
-).register_fake(lambda owner, device=None: torch.empty((), dtype=torch.int64, device=device))
+).register_fake(lambda owner, *, device: torch.empty((), dtype=torch.int64, device=device))
 
 
-def draw_key(owner: int, device: torch.device | None = None) -> Tensor:
+def draw_key(owner: Owner | None = None, device: torch.device = _CPU) -> Tensor:
     """The key of one forward call: a 64-bit integer as an int64 scalar.
 
-    Outside `hold_masks` it is drawn from torch's generator; inside, it is the owner's.
+    Outside `hold_masks` it is drawn from torch's generator; inside, it is the owner's. Under
+    `torch.func.vmap` it is one for each example, one for all, or an error, as its ``randomness``
+    says; inside `hold_masks` one for all.
 
     Args:
-        owner: The number of the layer object that asks.
-        device: Whose generator, and where the key lies; None is the CPU.
+        owner: Who asks; None: a call that no layer object makes. To `hold_masks` these are one.
+        device: Whose generator, and where the key lies.
     """
-    return torch.ops.recdrop.draw_key(owner, device)
+    if _under_vmap() and not _blocks():  # which knows of the draws of torch's own operators only
+        return torch.randint(-(2**63), 2**63 - 1, (), device=device)
+    number = torch.tensor(-1, device="cpu") if owner is None else owner.number
+    return torch.ops.recdrop.draw_key(number, device=device)
 
 
-def key_device(of: torch.device) -> torch.device | None:
+def _under_vmap() -> bool:
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return False
+    return any(each.key() == TransformType.Vmap for each in get_interpreter_stack() or ())
+
+
+def key_device(of: torch.device) -> torch.device:
     """Where the key of a call is drawn whose tensors are on ``of``, for `draw_key`.
 
     On the CPU, where it costs nothing and no device has to be waited for. But in a CUDA graph that
     key would be a constant, and every replay would drop the same units: while one is captured, and
     in what `torch.compile` traces (which may be captured later), it comes from the device's own
-    generator, whose state every replay moves on.
+    generator, whose state every replay moves on. Under `torch.func.vmap` it may be many.
     """
     if of.type != "cuda":
-        return None
-    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
-        return of
-    return None
+        return _CPU
+    there = torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
+    return of if there or _under_vmap() else _CPU
 
 
 def key_on(key: Tensor, device: torch.device) -> Tensor:
@@ -190,9 +223,10 @@ def hold_masks(seed: int | None = None) -> Iterator[None]:
     A layer's key is then a function of the seed and of the order in which layers are first called,
     and of nothing else. ``t`` starts at 0 at each call: per-step masks repeat from call to call,
     and per-sequence masks make the windows of one long sequence equal one long call. Blocks nest
-    (the innermost counts) and belong to their thread. Activation checkpointing runs the forward
-    pass again during backward: call ``backward()`` inside the block too. A CUDA graph that is
-    captured inside has these masks for good.
+    (the innermost counts) and belong to their thread and to those in which torch runs its backward
+    passes. Activation checkpointing runs the forward pass again during backward: call
+    ``backward()`` inside the block too. A CUDA graph that is captured inside has these masks for
+    good.
 
     Args:
         seed: 64-bit integer; None draws one from torch's CPU generator.
@@ -213,10 +247,11 @@ def hold_masks(seed: int | None = None) -> Iterator[None]:
     elif not -(2**63) <= seed < 2**64:
         raise ValueError(f"hold_masks: seed must fit in 64 bits, got {seed}")
     else:
-        key = torch.tensor(int(seed) - 2**64 if seed >= 2**63 else int(seed))
+        signed = int(seed) - 2**64 if seed >= 2**63 else int(seed)
+        key = torch.tensor(signed, device="cpu")
     block = _Held(key)
-    _held.blocks.append(block)
+    _set_blocks((*_blocks(), block))
     try:
         yield
-    finally:
-        _held.blocks.remove(block)  # not the last one, if blocks are closed out of order
+    finally:  # not always the last one: blocks may be closed out of order
+        _set_blocks(tuple(other for other in _blocks() if other is not block))

@@ -398,10 +398,11 @@ def test_compiled_layers_draw_anew_and_agree(mode):
 
 
 def test_a_key_on_the_device_is_a_key():
-    keys = torch.stack([rng.draw_key(0, torch.device("cuda")) for _ in range(200)])
+    owner = rng.Owner()
+    keys = torch.stack([rng.draw_key(owner, torch.device("cuda")) for _ in range(200)])
     assert keys.device.type == "cuda"
     assert len(set(keys.tolist())) == 200
     with recdrop.hold_masks(7):
-        held = rng.draw_key(0, torch.device("cuda"))
+        held = rng.draw_key(owner, torch.device("cuda"))
     with recdrop.hold_masks(7):
-        assert held.item() == rng.draw_key(0).item()
+        assert held.item() == rng.draw_key(owner).item()

@@ -20,7 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._dynamo.testing import AotEagerAndRecordGraphs
-from torch.autograd import gradcheck
+from torch.autograd import forward_ad, gradcheck
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import recdrop
@@ -736,16 +736,25 @@ TRANSFORMS = {
     "vmap of grad": lambda f, x: torch.func.vmap(torch.func.grad(lambda x: f(x).sum()))(
         torch.stack([x, x.cos()])
     ),
+    "hessian": lambda f, x: torch.func.hessian(lambda x: f(x).sum())(x),
+    "forward": lambda f, x: forward_derivative(f, x),
     "jacobian": lambda f, x: torch.autograd.functional.jacobian(f, x),
 }
 
 
+def forward_derivative(f, x):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(f(forward_ad.make_dual(x, x.cos()))).tangent
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("cell", OURS)
-def test_auto_runs_under_torch_func(cell, transform):
+def test_auto_runs_under_torch_func(cell, transform, training):
     """Whatever the reference can do there, backend="auto" can do."""
     layer, x = OURS[cell](2, 3, recurrent_dropout=0.4, dtype=torch.float64), torch.randn(4, 1, 2)
+    layer.train(training)
 
     def f(x):
         with recdrop.hold_masks(1):

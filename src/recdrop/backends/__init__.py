@@ -116,6 +116,10 @@ def run(call: Recurrence, name: str = "auto") -> tuple[Tensor, tuple[Tensor, ...
 
 # torch.compile would unroll the reference loop (minutes for 35 steps) and cannot trace torch's own
 # layers with gradients.
-@torch.compiler.disable(recursive=True)
+@torch.compiler.disable(
+    recursive=True,
+    reason="of recdrop's backends only native (float32 and float64 on a CPU) and triton can be "
+    "part of a graph; recdrop.explain_backend tells which one runs a call",
+)
 def _outside_the_graph(call: Recurrence, name: str) -> tuple[Tensor, tuple[Tensor, ...]]:
     return BACKENDS[name].run(call)

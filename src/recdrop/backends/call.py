@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.autograd import forward_ad
 
 from recdrop._types import ActivationName, Cell
 from recdrop.dropout import RecurrentDropout
@@ -139,6 +141,22 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
+
+
+def transformed(*, by_grad: bool = True) -> bool:
+    """Whether `torch.func` or forward-mode differentiation sees into the calls of this moment.
+
+    Args:
+        by_grad: Whether ``grad``, ``vjp`` and ``jacrev`` count.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if forward_ad._current_level >= 0:
+        return True
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    kinds = [each.key() for each in get_interpreter_stack() or ()]
+    return by_grad or any(kind != TransformType.Grad for kind in kinds)
 
 
 # Runs one Scan: the states after each step, h first, as [N, W] and [N, H], and the last one.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recdrop.backends import ops
-from recdrop.backends.call import Recurrence, autocast_dtype
+from recdrop.backends.call import Recurrence, autocast_dtype, transformed
 from recdrop.backends.stack import run_stack
 
 _SCHEMAS = (
@@ -49,8 +49,8 @@ def why_not(call: Recurrence) -> str | None:
         return _MISSING
     if call.x.device.type != "cpu":
         return f"it runs on the CPU, the input is on {call.x.device}"
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return "it has no rules for the transforms of torch.func"
+    if transformed():
+        return "it has no rules for the transforms of torch.func, nor for forward-mode derivatives"
     if autocast_dtype(call.x) is not None:
         return f"it computes in the weights' own dtype, not in autocast's {autocast_dtype(call.x)}"
     if call.x.dtype not in (torch.float32, torch.float64):

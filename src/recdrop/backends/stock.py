@@ -2,7 +2,7 @@
 
 from torch import _VF, Tensor
 
-from recdrop.backends.call import Recurrence
+from recdrop.backends.call import Recurrence, transformed
 
 
 def why_not(call: Recurrence) -> str | None:
@@ -16,6 +16,8 @@ def why_not(call: Recurrence) -> str | None:
     if not call.is_stock:
         what = "reset_after=False" if not call.reset_after else f"activation={call.activation!r}"
         return f"torch's own {call.cell.upper()} has no {what}"
+    if transformed(by_grad=False):
+        return "torch's own layers have no rules for vmap, nor for forward-mode derivatives"
     return None
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recdrop.backends import ops
-from recdrop.backends.call import Recurrence, autocast_dtype
+from recdrop.backends.call import Recurrence, autocast_dtype, transformed
 from recdrop.backends.stack import run_stack
 from recdrop.backends.triton.width import wide
 
@@ -54,8 +54,8 @@ def _too_old(device: torch.device) -> str | None:
 
 def why_not_anywhere(call: Recurrence) -> str | None:
     """What the kernels lack for a call, on whatever device."""
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return "it has no rules for the transforms of torch.func"
+    if transformed():
+        return "it has no rules for the transforms of torch.func, nor for forward-mode derivatives"
     dtype = autocast_dtype(call.x) or call.x.dtype
     if dtype not in _DTYPES:
         return f"it computes in float32, bfloat16 or float16, the input is {dtype}"
