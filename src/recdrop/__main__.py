@@ -1,6 +1,7 @@
 """``python -m recdrop``: versions, device, threads, and which backends are there and why not."""
 
 import platform
+import sys
 
 import torch
 
@@ -32,4 +33,6 @@ def report() -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit("python -m recdrop takes no arguments; the lab's commands begin with `recdrop`")
     print(report())

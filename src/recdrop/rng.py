@@ -18,8 +18,10 @@ worked examples):
   the caller's batch, before any sorting; an untied hidden mask has ``unit = gate * W + j``.
 """
 
+import ctypes
 import itertools
 import numbers
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -145,7 +147,10 @@ def _blocks() -> tuple[_Held, ...]:
 
 
 def _set_blocks(blocks: tuple[_Held, ...]) -> None:
+    before = sys.getrefcount(blocks)
     torch._C._stash_obj_in_tls(_BLOCKS, blocks)
+    if sys.getrefcount(blocks) == before:  # torch 2.11 takes no reference, but gives one up
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(blocks))
 
 
 def _random_key(device: torch.device = _CPU) -> Tensor:

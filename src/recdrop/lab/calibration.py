@@ -10,11 +10,14 @@ import numpy as np
 
 from recdrop.lab import predict
 from recdrop.lab.drawing import COLOURS, INK, drawing, picture, sheet
-from recdrop.lab.storage import make_folder, write_whole
+from recdrop.lab.errors import BadInput
+from recdrop.lab.runs import read_text
+from recdrop.lab.storage import is_there, make_folder, write_whole
 from recdrop.lab.tasks.reading import described, with_columns
 from recdrop.lab.trained import open_classifier
 
 BINS = 10
+_NUMBERS, _PICTURE = "calibration.json", "calibration.svg"
 
 
 class Bin(NamedTuple):
@@ -125,19 +128,43 @@ def measure(
     return Measured(source, told)
 
 
+def check_free(folder: Path) -> None:
+    """Refuse a folder where files of a calibration's names are somebody's own.
+
+    Raises:
+        BadInput: A file would be replaced; it is named.
+        StorageFailed: The system refused to read.
+    """
+    there = [name for name in (_NUMBERS, _PICTURE) if is_there(folder / name)]
+    if there and not _is_ours(read_text(folder / _NUMBERS)):
+        raise BadInput(
+            f"{folder / there[0]} is there and no calibration of recdrop's, which would replace "
+            "it; choose another folder with --out, or move it"
+        )
+
+
+def _is_ours(numbers: str | None) -> bool:
+    try:
+        told = json.loads(numbers or "null")
+    except ValueError:
+        return False
+    return isinstance(told, dict) and "calibration" in told
+
+
 def write(folder: Path, measured: Measured) -> list[Path]:
     """Write the numbers and the picture.
 
     Raises:
-        BadInput: A file is in the folder's place.
+        BadInput: A file is in the folder's place, or see `check_free`.
         StorageFailed: The system refused.
     """
     make_folder(folder)
+    check_free(folder)
     values = {
         name: one._asdict() | {"bins": [b._asdict() for b in one.bins]}
         for name, one in measured.told.items()
     }
-    numbers, drawn = folder / "calibration.json", folder / "calibration.svg"
+    numbers, drawn = folder / _NUMBERS, folder / _PICTURE
     write_whole(numbers, json.dumps(measured.source | {"calibration": values}, indent=2) + "\n")
     write_whole(drawn, _drawn(measured.told))
     return [numbers, drawn]

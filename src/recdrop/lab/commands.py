@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +13,14 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from recdrop.lab.config import Run, TaskName
-from recdrop.lab.console import complain, console, counted, say
+from recdrop.lab.console import (
+    complain,
+    console,
+    counted,
+    say,
+    standard_input,
+    standard_output,
+)
 from recdrop.lab.environment import DeviceName
 from recdrop.lab.errors import BadInput
 from recdrop.lab.labelling import evaluate_classifier, evaluate_tagger
@@ -356,6 +362,7 @@ def generate(
 
     options = options or GenerateOptions()
     trained = open_trained(run)
+    out = standard_output()
     prompts = _asked() if options.prompt is None else [options.prompt]
     for number, prompt in enumerate(prompts):
         pieces = write_text(
@@ -368,20 +375,21 @@ def generate(
         )
         try:
             for piece in pieces:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                out.write(piece)
+                out.flush()
         except BadInput as error:
-            if options.prompt is not None or not sys.stdin.isatty():
+            if options.prompt is not None or not standard_input().isatty():
                 raise
             complain(str(error))  # whoever sits there can ask again
         else:
-            sys.stdout.write("\n")
+            out.write("\n")
     return 0
 
 
 def _asked() -> Iterator[str]:
     """Lines of standard input, with a sign that one is awaited where somebody sits there."""
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    out = standard_output()
+    terminal = standard_input().isatty() and out.isatty()
     if terminal:
         with suppress(ImportError):  # where there is one, `input` lets lines be edited
             import readline  # noqa: F401  its import is its effect
@@ -390,7 +398,7 @@ def _asked() -> Iterator[str]:
             yield input("> " if terminal else "")
         except EOFError:
             if terminal:
-                sys.stdout.write("\n")
+                out.write("\n")
             return
         except UnicodeDecodeError as error:
             raise BadInput(f"standard input is not UTF-8: {error.reason}") from None

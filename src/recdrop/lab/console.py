@@ -1,12 +1,39 @@
 """Where the commands speak."""
 
+import sys
+from typing import TextIO
+
 from rich.console import Console
+
+from recdrop.lab.errors import BadInput
 
 
 def console() -> Console:
     """Standard output; a file or a pipe, which has no width, gets that of the widest table."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=120)
+    terminal = Console(emoji=False)
+    return terminal if terminal.is_terminal else Console(width=120, emoji=False)
+
+
+def standard_input() -> TextIO:
+    """Standard input.
+
+    Raises:
+        BadInput: Whoever started this has closed it.
+    """
+    if sys.stdin is None:
+        raise BadInput("there is no standard input; give a file or an option instead")
+    return sys.stdin
+
+
+def standard_output() -> TextIO:
+    """Standard output, for answers.
+
+    Raises:
+        BadInput: Whoever started this has closed it.
+    """
+    if sys.stdout is None:
+        raise BadInput("there is no standard output, where the answer belongs")
+    return sys.stdout
 
 
 def say(console: Console, text: str) -> None:
@@ -21,7 +48,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def note(text: str) -> None:
     """Print to standard error what is no part of the answer."""
-    say(Console(stderr=True), text)
+    say(Console(stderr=True, emoji=False), text)
 
 
 def complain(text: str) -> None:

@@ -47,6 +47,11 @@ class TextFile(NamedTuple):
         with storage(path):
             if path.is_dir():
                 raise BadInput(f"{path} is a folder; expected a text file in UTF-8")
+            if path.exists() and not path.is_file():
+                raise BadInput(
+                    f"{path} is no regular file; write its text to one, or give it on standard "
+                    "input to a command that reads that"
+                )
             if not path.is_file():
                 raise BadInput(f"{path}: no such file; expected a text file in UTF-8")
             return cls.of(path, path.read_bytes())

@@ -3,7 +3,6 @@
 import codecs
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -12,7 +11,14 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from recdrop.lab.console import console, counted, note, say
+from recdrop.lab.console import (
+    console,
+    counted,
+    note,
+    say,
+    standard_input,
+    standard_output,
+)
 from recdrop.lab.errors import BadInput
 from recdrop.lab.files import LONGEST, TextFile
 
@@ -281,6 +287,7 @@ def calibrate(run: Path, /, *, options: Annotated[CalibrateOptions, Parameter(na
     """
     from recdrop.lab import calibration
 
+    calibration.check_free(options.out)
     measured = calibration.measure(
         run,
         options.data,
@@ -325,11 +332,10 @@ def _lines(file: Path | None, what: str) -> Iterator[list[str]]:
 
 def _input(what: str) -> int:
     """The handle of standard input; whoever sits at a terminal is told what it is for."""
-    if sys.stdin is None:  # closed by whoever started this
-        raise BadInput("there is no standard input; give a file")
-    if sys.stdin.isatty():
+    stdin = standard_input()
+    if stdin.isatty():
         note(f"Type {what}; Ctrl-D at the start of a line ends.")
-    return sys.stdin.fileno()
+    return stdin.fileno()
 
 
 def _piped(what: str) -> TextFile:
@@ -382,5 +388,6 @@ def _decoded(line: bytes, number: int) -> str:
 
 
 def _write(texts: Iterable[str]) -> None:
-    sys.stdout.writelines(texts)
-    sys.stdout.flush()
+    out = standard_output()
+    out.writelines(texts)
+    out.flush()

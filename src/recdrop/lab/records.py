@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recdrop.lab.config import Count, Positive, Record
+from recdrop.lab.config import Count, Record
 
 Split = Literal["train", "valid", "test"]
 Stop = Literal["epochs", "patience", "min_lr", "rule"]
@@ -20,7 +20,7 @@ class Row(Record):
             masks on. Else the whole set, by the deterministic net.
         loss: Cross entropy in nats of one prediction, mean.
         score: The task's own figure: accuracy, perplexity, bits per character, F1.
-        lr: Learning rate of the last update.
+        lr: Learning rate of the last update; 0 once it has decayed below all numbers.
     """
 
     update: Count
@@ -28,7 +28,7 @@ class Row(Record):
     split: Split
     loss: float
     score: float
-    lr: Positive
+    lr: Annotated[float, Field(ge=0)]
 
 
 class Progress(Record):
@@ -60,7 +60,7 @@ class Progress(Record):
     update: Annotated[int, Field(ge=0)] = 0
     epoch: Annotated[int, Field(ge=0)] = 0
     step: Annotated[int, Field(ge=0)] = 0
-    lr: Positive
+    lr: Annotated[float, Field(ge=0)]
     nats: float = 0.0
     count: int = 0
     right: int = 0

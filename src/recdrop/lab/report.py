@@ -127,9 +127,10 @@ def check_free(folder: Path, names: Iterable[str] = ("report.html", "table.md", 
         StorageFailed: The system refused to read.
     """
     told = read_text(folder / "report.md")
-    if told is not None and told.startswith(_HEADING):
-        return
+    ours = told is not None and told.startswith(_HEADING)
     for name in ("report.md", *names):
+        if ours and not (name == "result.json" and is_there(folder / "config.json")):
+            continue  # the one is a report's; where a run is, the other is that run's
         if is_there(folder / name):
             raise BadInput(
                 f"{folder / name} is there and no report of recdrop's, which would have to replace "
@@ -141,7 +142,8 @@ def write(folder: Path, report: Report) -> list[Path]:
     """Write ``report.html``, ``report.md`` and the pictures, ``pictures/*.svg`` and ``.png``.
 
     Where there are tables of the paper, ``table.md`` holds nothing but them, and ``result.json``
-    their numbers. The same runs give the same bytes, the pixels of a PNG aside.
+    their numbers; but a run's folder keeps its own ``result.json``, and gets neither. The same runs
+    give the same bytes, the pixels of a PNG aside.
 
     Args:
         folder: Where; made if it is missing.
@@ -163,7 +165,7 @@ def write(folder: Path, report: Report) -> list[Path]:
             f"pictures/{picture.name}.svg": picture.svg,
             f"pictures/{picture.name}.png": picture.png,
         }
-    if report.tables:
+    if report.tables and not is_there(folder / "config.json"):
         numbers = json.dumps(summary(report), indent=2, ensure_ascii=False, allow_nan=False)
         files |= {"table.md": tables_only(contents), "result.json": numbers + "\n"}
     files["report.html"] = page(contents)

@@ -238,7 +238,7 @@ def gather(folder: Path) -> Report:
         raise BadInput(f"{folder}: no such folder")
     runs, unread = [], []
     for directory in _run_folders(folder):
-        place = os.path.relpath(directory, folder)
+        place = os.fsencode(os.path.relpath(directory, folder)).decode(errors="replace")
         try:
             runs += _read(directory, place)
         except LabError as error:
@@ -254,7 +254,7 @@ def gather(folder: Path) -> Report:
 def _run_folders(folder: Path) -> Iterator[Path]:
     for place, below, names in os.walk(folder):
         if "config.json" in names:
-            below.clear()  # a run keeps its own folders, checkpoints for one
+            below[:] = set(below) - {"checkpoints", "pictures", "tensorboard"}  # a run's own
             yield Path(place)
         below.sort()
 

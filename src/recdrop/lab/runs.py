@@ -100,6 +100,8 @@ def run_cell(
         PeerLost: Another process of the run ended or hangs.
     """
     watcher = watcher or Watcher()
+    if (done := finished(directory, run)) is not None:  # which a disk that is full can tell too
+        return done
     _check_free(directory)
     with World(device) as world, locked(directory) if world.leads else nullcontext():
         done = finished(directory, run)
@@ -143,15 +145,27 @@ def _check_free(directory: Path) -> None:
     """
     make_folder(directory)
     lock = read_text(directory / "lock")
-    if read_run(directory) is not None or (lock is not None and is_lock(lock)):
+    ours = lock is not None and is_lock(lock)
+    if read_run(directory) is not None or (ours and lock):
         return
-    names = ("data.json", "vocabulary.json", "vectors.safetensors", "env.json", "metrics.jsonl")
-    for name in (*names, "checkpoints", "lock", "result.json", "failed.json"):
+    names = (*_FILES, "metrics.jsonl", "checkpoints")  # beside an empty lock a run leaves none
+    for name in names if ours else (*names, "lock"):
         if is_there(directory / name):
             raise BadInput(
                 f"{directory / name} is there, but no run: its config.json is missing. A run would "
                 "replace the file; choose another folder with --out, or move it"
             )
+
+
+_FILES = (
+    "config.json",
+    "data.json",
+    "env.json",
+    "failed.json",
+    "result.json",
+    "vectors.safetensors",
+    "vocabulary.json",
+)
 
 
 class _Folder:
@@ -164,7 +178,7 @@ class _Folder:
 
     def describe(self, run: Run, prepared: Prepared, device: DeviceName) -> None:
         """Write what is known beforehand, or compare it with what is there."""
-        for stale in ("failed.json", *(path.name for path in self.directory.glob("*.tmp"))):
+        for stale in ("failed.json", *(f"{name}.tmp" for name in _FILES)):
             with storage(self.directory / stale):
                 (self.directory / stale).unlink(missing_ok=True)
         begun = read_text(self.directory / "config.json") is not None

@@ -83,6 +83,9 @@ def faults(error: ValidationError) -> list[str]:
     for fault in error.errors(include_url=False):
         place = ".".join(str(part) for part in fault["loc"] if part not in _TAGS)
         message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "union_tag_not_found":
+            named = fault.get("ctx", {}).get("discriminator", "kind").strip("'")
+            message = f"no {named} is named"
         if fault["type"] == "extra_forbidden":
             close = get_close_matches(str(fault["loc"][-1]), _known_keys(), n=1)
             other = close and close[0] != fault["loc"][-1]  # else it is one elsewhere

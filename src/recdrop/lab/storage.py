@@ -132,7 +132,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_lock(content: str) -> bool:
-    """Whether a file ``lock`` is of `locked`; killed before it wrote, it is empty."""
+    """Whether a file ``lock`` is of `locked`, which may have been killed before it wrote."""
     return content.startswith(_HOLDER) or not content
 
 

@@ -39,6 +39,26 @@ def check_gpus() -> None:
         )
 
 
+def _from_torchrun() -> tuple[int, int, int]:
+    """This process's number, how many there are, and its number on this machine.
+
+    Raises:
+        BadInput: Variables like torchrun's are set, but not as torchrun sets them.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    rank, size, local = (given.get(name, "1" if name == "WORLD_SIZE" else "0") for name in names)
+    if rank.isdecimal() and size.isdecimal() and local.isdecimal() and int(rank) < int(size):
+        place = {"RANK", "MASTER_ADDR", "MASTER_PORT"}
+        if int(size) == 1 or place <= set(os.environ):
+            return int(rank), int(size), int(local)
+    told = ", ".join(f"{name}={value}" for name, value in given.items())
+    raise BadInput(
+        f"the environment has {told}, which is not as torchrun sets them; unset them to train in "
+        "one process, or start several by torchrun"
+    )
+
+
 class World:
     """This process among the others.
 
@@ -52,9 +72,7 @@ class World:
     """
 
     def __init__(self, device: DeviceName = "cpu") -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self._local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.rank, self.size, self._local_rank = _from_torchrun()
         self.device = torch.device(device)
         if device == "cuda":
             self.device = torch.device(device, self._local_rank)

@@ -21,6 +21,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_UNITS = 23_168  # the largest multiple of 16 whose square is below 2^31 / 4
 
 
+@torch.compiler.assume_constant_result  # Dynamo cannot look for modules or a card
 def missing() -> str | None:
     """Why this backend cannot run anything here, or None."""
     if find_spec("triton") is None:
@@ -43,7 +44,7 @@ def why_not(call: Recurrence) -> str | None:
     return why_not_anywhere(call)
 
 
-@torch.compiler.assume_constant_result  # Dynamo cannot look at a card
+@torch.compiler.assume_constant_result
 def _too_old(device: torch.device) -> str | None:
     """Triton's own minimum; older cards multiply neither bfloat16 nor TF32."""
     card = torch.cuda.get_device_properties(device)
