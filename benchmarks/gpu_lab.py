@@ -5,7 +5,8 @@ table2 --scale paper`` does, and writes ``benchmarks/results/gpu_lab-<card>.json
 
 - an epoch with this paper's dropout and without any recurrent one, in seconds, and the perplexity
   of the validation text after it; ``--cpu`` times one on the CPU as well;
-- a few cells, with 1, 2, 4 and 8 workers at a time: how many epochs of a cell they end per second.
+- a few cells, with 1, 2, 4 and 8 workers at a time: how many epochs of a cell they end per second,
+  once all are at work.
 
 ``--trial`` runs the program's path on the CPU, on a toy text.
 """
@@ -190,14 +191,15 @@ def swept(
         raise SystemExit("\n".join(one.message for one in lost))
     results = [result for job in jobs if (result := finished(job.directory, job.run))]
     ended = sum(result.outcome.epochs for result in results)
+    each = sum(result.seconds for result in results) / ended
     return {
         "workers": workers,
         "cells": len(results),
         "epochs": ended,
         "seconds": seconds,
-        "rate": ended / seconds,
-        # Without a worker's start and its reading: what others on the card cost a run.
-        "epoch_of_a_cell": sum(result.seconds for result in results) / ended,
+        # While all are at work: a worker's start, which so few epochs do not outweigh, is left out.
+        "rate": min(workers, len(results)) / each,
+        "epoch_of_a_cell": each,
     }
 
 

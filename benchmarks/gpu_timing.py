@@ -79,7 +79,7 @@ def check(
 
     Raises:
         ParityError: Ours is more than twice as far from the reference in float64; with TF32
-            products, four times.
+            products, eight times.
     """
 
     def results(backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -90,8 +90,9 @@ def check(
     with ieee():
         truth = results("reference", torch.float64)
     errors: dict[str, float] = {}
-    # Triton cuts TF32 operands off, where torch rounds them: twice as far.
-    modes = {"": (ieee, 2)} | ({" tf32": (tf32, 4)} if dtype == torch.float32 else {})
+    # Triton cuts TF32 operands off, where torch rounds them: twice as far in one product, and in
+    # 200 steps of a GRU up to 4.8 times, as emulated on a CPU.
+    modes = {"": (ieee, 2)} | ({" tf32": (tf32, 8)} if dtype == torch.float32 else {})
     for mode, (products, factor) in modes.items():
         with products():
             own, ours = (results(b, dtype) for b in ("reference", card.backend))
@@ -138,15 +139,15 @@ def replayed(
     """
     if card.trial:
         return None
-    layers = _layers(card, kind, shape, dtype, SPECS[:1])
-    try:
-        with tf32():  # as captured, so replayed
-            graphs: dict[str, Work] = {
-                name: Replayed(Pass(layer, kind, shape), passes) for name, layer in layers.items()
-            }
-        return _in_turns(card, graphs, budget, passes)
-    except RuntimeError as error:
-        return str(error).strip().partition("\n")[0]
+    graphs: dict[str, Work] = {}
+    for name, layer in _layers(card, kind, shape, dtype, SPECS[:1]).items():
+        try:
+            with tf32():  # as captured, so replayed
+                graphs[name] = Replayed(Pass(layer, kind, shape), passes)
+        except RuntimeError as error:
+            whose = "cuDNN" if name == "stock" else "ours"
+            return f"{whose}: {str(error).strip().partition(chr(10))[0]}"
+    return _in_turns(card, graphs, budget, passes)
 
 
 def alone(card: Card, kind: Kind, shape: Shape, dtype: torch.dtype) -> float:

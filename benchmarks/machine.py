@@ -140,7 +140,7 @@ def _own_seconds() -> float:
 
 
 def _commit() -> str | None:
-    """The commit, with a + where the working tree differs from it; None outside a checkout."""
+    """The commit, + where the tree differs from it; without git COMMIT of the environment."""
     try:
         commit, changes = (
             subprocess.run(  # noqa: S603  fixed words
@@ -153,5 +153,5 @@ def _commit() -> str | None:
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "src"))
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("COMMIT")
     return commit + ("+" if changes else "")

@@ -227,7 +227,8 @@ def gpu_lab(reports: list[Report]) -> str:
             whole = report["table2"]
             blocks.append(
                 f"At the best of these all {whole['cells']} cells of Table 2, {whole['epochs']:,} "
-                f"epochs at most, would take {whole['hours_at_most']:.2f} hours or less."
+                f"epochs at most, would take {whole['hours_at_most']:.2f} hours or less, the "
+                "starts of their processes aside."
             )
     return "\n\n".join(blocks)
 

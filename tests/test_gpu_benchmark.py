@@ -100,7 +100,7 @@ def test_the_path_of_the_lab_on_a_cpu(tmp_path, drawn):
         assert found["updates"] == 2
     (sweep,) = report["sweeps"]
     assert (sweep["workers"], sweep["cells"], sweep["epochs"]) == (2, 2, 2)
-    assert sweep["rate"] == pytest.approx(2 / sweep["seconds"], rel=1e-3)
+    assert sweep["rate"] == pytest.approx(2 / sweep["epoch_of_a_cell"], rel=1e-3)
     assert 0 < sweep["epoch_of_a_cell"] < sweep["seconds"]
     assert report["machine"]["gpu"] == "trial"
     page = drawn()
@@ -244,7 +244,7 @@ def test_what_cannot_be_captured_is_told_and_does_not_end_the_timings(monkeypatc
     told = gpu_timing.replayed(
         card, cases.KINDS["LSTM"], TINY, torch.float32, timing.Budget(1, 0.0), 1
     )
-    assert told == "operation not permitted"
+    assert told == "cuDNN: operation not permitted"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -320,6 +320,40 @@ def test_a_stage_that_fails_does_not_stop_the_next(tmp_path):
     assert ended.returncode == 1
     assert "== failed, 3: " in ended.stderr
     assert "benchmarks.gpu_growth" in calls
+
+
+def test_a_missing_package_ends_the_lab_only(tmp_path):
+    fails = r'case "$*" in *import\ pydantic*) exit 1;; esac'
+    ended, calls = run_script(tmp_path, fails, STAGES="lab timings", DATA="ptb/")
+    assert ended.returncode == 1
+    assert "lab: not run, it needs pydantic" in ended.stderr
+    assert "benchmarks.gpu " in calls
+    assert "gpu_lab" not in calls
+
+
+def test_races_are_looked_for_once_the_steps_are_right(tmp_path):
+    fails = 'case "$*" in *launch_for_each*) exit 1;; esac'
+    ended, calls = run_script(tmp_path, fails, STAGES="first")
+    assert ended.returncode == 1
+    assert "-k race" not in calls
+    assert "--cases word-lm" in calls
+    _, calls = run_script(tmp_path, STAGES="first")
+    assert "-k race" in calls
+
+
+def test_an_error_in_one_case_leaves_the_others(tmp_path, monkeypatch):
+    honest = gpu.measured
+
+    def measured(card, cell, name, dtype, *rest):
+        if (cell, dtype) == ("LSTM", "bfloat16"):
+            raise RuntimeError("out of resources")
+        return honest(card, cell, name, dtype, *rest)
+
+    monkeypatch.setattr(gpu, "measured", measured)
+    with pytest.raises(SystemExit, match="LSTM word LM bfloat16: RuntimeError: out of resources"):
+        gpu.main(["--trial", "--cases", "word-lm", "--results", str(tmp_path)])
+    report = json.loads((tmp_path / "gpu-trial.json").read_text())
+    assert len(report["results"]) == 3
 
 
 def test_the_script_ends_early_and_says_why(tmp_path):

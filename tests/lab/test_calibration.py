@@ -123,6 +123,19 @@ def test_a_run_is_calibrated(trained, tmp_path, capsys):
     assert one["accuracy"] == pytest.approx(result["outcome"]["scores"]["test_accuracy"])
 
 
+@pytest.mark.parametrize("name", ["calibration.json", "calibration.svg"])
+def test_it_replaces_no_file_but_a_calibrations(name, trained, tmp_path, capsys):
+    run, data = trained
+    (tmp_path / name).write_text("mine")
+    tokens = ["calibrate", str(run), "--data", str(data / "test.tsv"), "--samples", "2"]
+    assert main([*tokens, "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path / name} is there and no calibration" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        assert main([*tokens, "--out", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

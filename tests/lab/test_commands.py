@@ -23,6 +23,7 @@ from recdrop.lab import progress, session
 from recdrop.lab.cli import _parse, main
 from recdrop.lab.commands import TrainOptions, configured
 from recdrop.lab.config import Adam, LanguageModelRun
+from recdrop.lab.console import complain, console
 from recdrop.lab.environment import environment
 from recdrop.lab.errors import BadInput
 from recdrop.lab.paper.presets import PRESETS
@@ -281,6 +282,27 @@ def test_files_that_are_no_runs_are_left_alone(name, text, tmp_path, capsys):
     assert "describes no run" in said or "is there, but no run" in said
     assert (run / name).read_text() == "mine"
     assert [path.name for path in run.iterdir()] == [name]
+
+
+def test_lines_and_names_are_told_as_they_are(tmp_path, capsys):
+    """Rich has pictures for some words between colons."""
+    complain("a.tsv:100: and b:1234: or :heart:")
+    console().print("a.tsv:100:", markup=False)
+    told = capsys.readouterr()
+    assert told.err == "recdrop: a.tsv:100: and b:1234: or :heart:\n"
+    assert told.out == "a.tsv:100:\n"
+
+
+@pytest.mark.parametrize("key", ["model.init_range", "optim.lr"])
+def test_numbers_beyond_float32_are_refused(key, text, tmp_path, capsys):
+    assert train("char-lm", text, tmp_path / "run", "--set", f"{key}=1e39") == 2
+    assert f"{key}: Input should be less than or equal to 1000000000" in capsys.readouterr().err
+
+
+def test_a_pipe_in_a_files_place_is_told(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert train("char-lm", tmp_path / "pipe", tmp_path / "run") == 2
+    assert "pipe is no regular file; write its text to one" in capsys.readouterr().err
 
 
 def test_a_file_in_a_folders_place(text, tmp_path, capsys):
@@ -769,6 +791,16 @@ def test_symbols_that_the_model_does_not_know_are_told(characters, capsys):
     assert "1 of 7 symbols of the prompt" in said.err
 
 
+@pytest.mark.parametrize(
+    ("stream", "told"),
+    [("stdin", "no standard input; give --prompt"), ("stdout", "no standard output")],
+)
+def test_generate_with_a_closed_stream(stream, told, characters, capsys, monkeypatch):
+    monkeypatch.setattr(sys, stream, None)
+    assert main(["generate", str(characters)]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_generate_takes_prompts_from_a_pipe(characters, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("a bit\n\nof text"))
     said = written(capsys, characters, "--length", "10", "--temperature", "0")
@@ -854,10 +886,17 @@ def test_report_of_a_run_keeps_its_result(text, tmp_path, capsys):
     assert main([*tokens, "ours-step-*", "--out", str(out)]) == 0
     (run,) = out.glob("runs/*/seed-0")
     stored = (run / "result.json").read_text()
-    assert main(["report", str(run)]) == 2
-    assert "choose another folder with --out" in capsys.readouterr().err
-    assert (run / "result.json").read_text() == stored
+    for _ in range(2):
+        assert main(["report", str(run)]) == 0
+        assert (run / "report.md").is_file()
+        assert not (run / "table.md").exists()
+        assert (run / "result.json").read_text() == stored
+    capsys.readouterr()
     assert main([*tokens, "*", "--out", str(run)]) == 2  # before it trains
+    assert "choose another folder with --out" in capsys.readouterr().err
+    (run / "result.json").unlink()  # as if it were not finished
+    assert main(["report", str(run)]) == 0
+    assert not (run / "result.json").exists()
 
 
 def test_report_of_no_runs(tmp_path, capsys):

@@ -511,6 +511,13 @@ def test_the_last_line_may_have_no_end(given, classifier, monkeypatch, tmp_path,
     assert capsys.readouterr().out.count("\n") == 2
 
 
+def test_without_standard_output_there_is_no_answer(classifier, monkeypatch, tmp_path, capsys):
+    (tmp_path / "in").write_text("good\n")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["classify", str(classifier), str(tmp_path / "in")]) == 2
+    assert "there is no standard output" in capsys.readouterr().err
+
+
 def test_without_standard_input_a_file_is_asked_for(classifier, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["classify", str(classifier)]) == 2

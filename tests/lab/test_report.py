@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -401,6 +402,24 @@ def test_a_run_in_the_folder_itself_and_checkpoints_below_are_no_runs(tmp_path):
     report = gather(directory)
     assert [one.place for one in report.runs] == ["."]
     assert report.unread == ()
+
+
+def test_runs_below_other_peoples_folders_and_below_runs_are_read(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": "somebody\'s"}')
+    directory = store(tmp_path, words(), {"valid": 300.0, "test": 290.0})
+    store(directory, words("none"), None)
+    report = gather(tmp_path)
+    assert {one.run.name for one in report.runs} == {"ours-step-25", "none"}
+    (told,) = report.unread
+    assert told.startswith(".: ")
+    assert "no task is named" in told
+
+
+def test_a_folder_whose_name_is_no_text_is_told_as_well_as_may_be(tmp_path):
+    store(tmp_path / os.fsdecode(b"caf\xe9"), words(), {"valid": 300.0, "test": 290.0})
+    report = gather(tmp_path)
+    assert report.runs[0].place.startswith("caf\N{REPLACEMENT CHARACTER}/runs")
+    write(tmp_path / "out", report)
 
 
 def test_without_runs_there_is_no_report(tmp_path):

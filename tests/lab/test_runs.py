@@ -15,8 +15,9 @@ from contextlib import suppress
 import pytest
 import torch
 
+from recdrop.lab import runs
 from recdrop.lab.checkpoint import Checkpoints
-from recdrop.lab.config import Adam, Schedule, parse_run
+from recdrop.lab.config import Adam, ExponentialDecay, Schedule, parse_run
 from recdrop.lab.errors import BadInput, Diverged, StorageFailed
 from recdrop.lab.runs import Watcher, _Silent, finished, read_environment, read_rows, run_cell
 from recdrop.lab.storage import locked, write_whole
@@ -54,6 +55,46 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     again = run_cell(tmp_path / "run", tiny_run(), stopping=lambda: pytest.fail("trained"))
     assert again == first
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_a_finished_run_is_told_where_nothing_can_be_written(tmp_path, monkeypatch):
+    first = run_cell(tmp_path / "run", tiny_run())
+    monkeypatch.setattr(runs, "locked", lambda folder: pytest.fail("locked"))
+    assert run_cell(tmp_path / "run", tiny_run()) == first
+
+
+def test_files_that_are_not_the_runs_own_stay(tmp_path):
+    (tmp_path / "notes.tmp").write_text("mine")
+    (tmp_path / "build.tmp").mkdir()
+    (tmp_path / "env.json.tmp").write_text("left by a run that was killed")
+    run_cell(tmp_path, tiny_run())
+    assert (tmp_path / "notes.tmp").read_text() == "mine"
+    assert (tmp_path / "build.tmp").is_dir()
+    assert not (tmp_path / "env.json.tmp").exists()
+
+
+def test_an_empty_lock_makes_other_files_no_runs(tmp_path):
+    (tmp_path / "lock").touch()  # all that a run leaves that is killed so early
+    (tmp_path / "result.json").write_text("mine")
+    with pytest.raises(BadInput, match="result.json is there, but no run"):
+        run_cell(tmp_path, tiny_run())
+    (tmp_path / "result.json").unlink()
+    run_cell(tmp_path, tiny_run())
+
+
+def test_a_learning_rate_that_decays_to_nothing_is_0(tmp_path):
+    decay = ExponentialDecay(start=1, factor=1e-200)
+    run = tiny_run()
+    schedule = Schedule(epochs=4, evaluate_every=1)
+    run = run.model_copy(
+        update={"optim": run.optim.model_copy(update={"decay": decay}), "schedule": schedule}
+    )
+    run_cell(tmp_path, run, save_every=0.0)
+    assert read_rows(tmp_path)[-1].lr == 0.0
+    start, told = Checkpoints(tmp_path).newest(clean=False)
+    assert told == []
+    assert start is not None
+    assert start.progress.lr == 0.0
 
 
 def test_what_lies_in_the_folder(tmp_path):

@@ -422,6 +422,18 @@ def test_the_device_is_the_gpu_of_the_local_rank(monkeypatch):
         world.__enter__()
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [{"WORLD_SIZE": "2"}, {"RANK": "x"}, {"RANK": "1"}, {"RANK": "2", "WORLD_SIZE": "2"}],
+)
+def test_variables_that_are_not_torchruns_are_told(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    told = ", ".join(f"{name}={value}" for name, value in variables.items())
+    with pytest.raises(BadInput, match=f"{told}, which is not as torchrun sets them"):
+        World()
+
+
 def test_a_machine_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInput, match="torch sees no NVIDIA GPU.*--device cpu"):

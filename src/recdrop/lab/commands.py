@@ -378,7 +378,7 @@ def generate(
                 out.write(piece)
                 out.flush()
         except BadInput as error:
-            if options.prompt is not None or not standard_input().isatty():
+            if options.prompt is not None or not standard_input("--prompt").isatty():
                 raise
             complain(str(error))  # whoever sits there can ask again
         else:
@@ -389,7 +389,7 @@ def generate(
 def _asked() -> Iterator[str]:
     """Lines of standard input, with a sign that one is awaited where somebody sits there."""
     out = standard_output()
-    terminal = standard_input().isatty() and out.isatty()
+    terminal = standard_input("--prompt").isatty() and out.isatty()
     if terminal:
         with suppress(ImportError):  # where there is one, `input` lets lines be edited
             import readline  # noqa: F401  its import is its effect

@@ -18,7 +18,7 @@ from pydantic import (
 
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, le=1e38)]  # float32 ends at 3.4e38
+Positive = Annotated[float, Field(gt=0, le=1e9)]  # and far below the end of float32
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Column = Annotated[int, Field(ge=1, le=1_000)] | str | None
 Width = Annotated[int, Field(ge=1, le=65_536)]

@@ -14,14 +14,17 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(width=120, emoji=False)
 
 
-def standard_input() -> TextIO:
+def standard_input(instead: str = "a file") -> TextIO:
     """Standard input.
+
+    Args:
+        instead: What may be given in its place.
 
     Raises:
         BadInput: Whoever started this has closed it.
     """
     if sys.stdin is None:
-        raise BadInput("there is no standard input; give a file or an option instead")
+        raise BadInput(f"there is no standard input; give {instead}")
     return sys.stdin
 
 

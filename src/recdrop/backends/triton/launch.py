@@ -50,6 +50,8 @@ class _Layer:
         self.rows = absent(at.x, torch.int64)
         if at.rows is not None:
             self.rows = at.rows.to(device).contiguous()
+        # Of 16 bits there is one way, and no kernel is compiled twice.
+        self.precision = product_precision() if at.x.dtype == torch.float32 else "tf32"
         self.plan = Plan.of(
             self.batch,
             self.hidden,
@@ -58,7 +60,7 @@ class _Layer:
             processors(device),
             shared_memory(device),
             untied=self.untied,
-            ieee=at.x.dtype == torch.float32 and product_precision() == "ieee",
+            ieee=self.precision == "ieee",
         )
         self.code = 4 * how.reverse + 8 * how.layer
         self.hidden_acts = self._acts(1)
@@ -101,7 +103,7 @@ class _Layer:
                 "RELU": how.activation == "relu",
                 "UPDATE": self._acts(0),
                 "STATE": self._acts(2),
-                "PRECISION": product_precision(),
+                "PRECISION": self.precision,
             }
         )
 
