@@ -1,5 +1,8 @@
 """Bad input: torch.nn's exception class, and a message with what was expected and what came."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -187,6 +190,15 @@ def lstm_call(**changes):
 def test_functional(changes, error, message):
     with pytest.raises(error, match=message):
         lstm_call(**changes)
+
+
+def test_the_report_takes_no_commands():
+    ended = subprocess.run(
+        [sys.executable, "-m", "recdrop", "train", "char-lm"], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("python -m recdrop takes no arguments")
+    assert ended.stdout == ""
 
 
 def test_weights_may_be_any_iterable():

@@ -408,6 +408,16 @@ class TestHoldMasks:
         assert thread != threading.get_ident()
         assert torch.equal(there, here)
 
+    @pytest.mark.filterwarnings("ignore:Dynamo")
+    def test_they_hold_inside_what_is_compiled(self, lstm, x):
+        def held(x):
+            with recdrop.hold_masks(1):
+                return lstm(x)[0]
+
+        torch.compiler.reset()
+        compiled = torch.compile(held, backend="aot_eager")
+        assert torch.equal(compiled(x), held(x))
+
     def test_a_copy_is_another_layer_parametrised_or_not(self, lstm, x):
         for _ in range(2):
             other = copy.deepcopy(lstm)

@@ -34,5 +34,9 @@ def report() -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        sys.exit("python -m recdrop takes no arguments; the lab's commands begin with `recdrop`")
+        print(
+            "python -m recdrop takes no arguments; the lab's commands begin with recdrop alone",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     print(report())
