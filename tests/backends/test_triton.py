@@ -101,11 +101,9 @@ def plan(request, monkeypatch):
 @pytest.mark.parametrize(("cell", "args"), CELLS)
 @pytest.mark.usefixtures("plan")
 def test_schemes(cell, args, training):
-    """Of an LSTM all but pairs, of the others each third; the rest in the whole battery."""
-    every = list(schemes(cell))
-    for drops in [(), *(every if cell == "lstm" else every[::3])]:
-        pairs = len(drops) == 2 and all(spec.tied for spec in drops)
-        if not pairs and (training or any(spec.acts(False) for spec in drops)):
+    """All that act; with other shapes, plans and relu in the whole battery."""
+    for drops in [(), *schemes(cell)]:
+        if training or any(spec.acts(False) for spec in drops):
             call = make_call(SMALL, cell, drops, training=training, **args)
             assert_matches_reference(triton.run, call)
 
