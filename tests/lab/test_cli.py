@@ -13,7 +13,7 @@ import pytest
 
 from recdrop import __version__ as recdrop_version
 from recdrop.lab.cli import main
-from tests.lab.tiny import write_text
+from tests.lab.tiny import LOCK, write_text
 
 TINY = ["reproduce", "table1", "--scale", "quick", "--length", "3", "--cells", "gal-step-*"]
 
@@ -163,7 +163,7 @@ def test_an_output_folder_in_a_files_place_is_refused(tmp_path, capsys):
 def test_a_failed_run_is_told_and_decides_the_exit_code(tmp_path, capsys):
     run = tmp_path / "runs" / "gal-step-3" / "seed-0"
     (run / "metrics.jsonl").mkdir(parents=True)  # a file cannot be there
-    (run / "lock").touch()  # of a run that was begun
+    (run / "lock").write_text(LOCK)
     assert main([*TINY, "--out", str(tmp_path)]) == 4
     said = capsys.readouterr()
     assert "metrics.jsonl" in said.err

@@ -25,6 +25,7 @@ from recdrop.lab.tasks import prepare
 from recdrop.lab.train import Interrupted, train
 from recdrop.lab.world import World
 from tests.lab.tiny import (
+    LOCK,
     TASKS,
     endless_run,
     tiny_model,
@@ -405,7 +406,7 @@ def test_a_folder_where_nothing_was_trained_yet_takes_any_data(tmp_path):
     run_cell(tmp_path / "whole", tiny_words(), text)
     folder.mkdir()
     # Killed before config.json was there.
-    (folder / "lock").touch()
+    (folder / "lock").write_text(LOCK)
     for name in ("data.json", "vocabulary.json", "config.json.tmp"):
         (folder / name).write_text("of other data")
     run_cell(folder, tiny_words(), text)

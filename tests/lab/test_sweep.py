@@ -25,7 +25,7 @@ from recdrop.lab.runs import finished, read_rows, run_cell
 from recdrop.lab.storage import locked
 from recdrop.lab.sweep import Job, sweep
 from tests.lab.test_runs import result_of, wait_for
-from tests.lab.tiny import endless_run, tiny_model, tiny_run, tiny_words, write_text
+from tests.lab.tiny import LOCK, endless_run, tiny_model, tiny_run, tiny_words, write_text
 
 
 def jobs_of(folder, *runs):
@@ -62,7 +62,7 @@ def test_the_longest_run_is_trained_first(tmp_path, monkeypatch):
 def test_a_failing_run_does_not_stop_the_others(tmp_path):
     good, bad = jobs_of(tmp_path, tiny_run(seed=1), tiny_run(seed=2))
     (bad.directory / "metrics.jsonl").mkdir(parents=True)  # cannot be a file
-    (bad.directory / "lock").touch()  # of a run that was begun
+    (bad.directory / "lock").write_text(LOCK)
     (lost,) = sweep(tmp_path, [bad, good], 1, quiet())
     assert lost.job == bad
     assert lost.exit_code == 4

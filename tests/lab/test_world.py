@@ -35,6 +35,7 @@ from recdrop.lab.world import World
 from tests.lab.test_runs import result_of, wait_for
 from tests.lab.tiny import (
     DATA,
+    LOCK,
     TASKS,
     endless_run,
     tiny_model,
@@ -352,7 +353,7 @@ def test_what_stops_the_leader_stops_the_other(tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "step-000000008.tmp").write_text("")  # is no folder
-    (folder / "lock").touch()  # of a run that was begun
+    (folder / "lock").write_text(LOCK)
     pair = Pair(tmp_path, cell(folder, tiny_run()))
     assert pair.wait() == [4, 1]
     assert lost(pair.told()[1])

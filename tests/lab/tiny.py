@@ -24,6 +24,7 @@ from recdrop.lab.config import (
 from recdrop.lab.records import Result
 from recdrop.lab.runs import run_cell
 
+LOCK = "process 1 on a machine since 2026-11-29"  # of a run that was begun
 DATA = TemporalOrderData(length=6, low=2, high=4, train=32, test=50, batch=8)
 OURS = Dropout(rate=0.5, site="update", sampling="step", rescale="test")
 GAL = Dropout(rate=0.25, site="hidden", sampling="sequence", rescale="train")

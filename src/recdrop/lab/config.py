@@ -18,7 +18,8 @@ from pydantic import (
 
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, le=1e9)]  # and far below the end of float32
+Positive = Annotated[float, Field(gt=0, le=3e38)]  # float32 ends at 3.4e38
+Start = Annotated[float, Field(gt=0, le=1e38)]  # half of what is drawn from
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Column = Annotated[int, Field(ge=1, le=1_000)] | str | None
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -238,8 +239,8 @@ class TemporalOrderModel(_Recurrent):
     """
 
     hidden: Width
-    init_range: Positive
-    output_init_range: Positive
+    init_range: Start
+    output_init_range: Start
 
 
 class _Layers(_Recurrent):
@@ -263,7 +264,7 @@ class _Layers(_Recurrent):
     embedding: Width
     hidden: Width
     layers: Annotated[int, Field(ge=1, le=100)] = 1
-    init_range: Positive
+    init_range: Start
     dropout_in: Rate = 0.0
     dropout_between: Rate = 0.0
     dropout_out: Rate = 0.0

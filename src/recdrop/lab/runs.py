@@ -100,8 +100,10 @@ def run_cell(
         PeerLost: Another process of the run ended or hangs.
     """
     watcher = watcher or Watcher()
-    if (done := finished(directory, run)) is not None:  # which a disk that is full can tell too
-        return done
+    if is_there(directory / "result.json"):  # which a disk that is full can tell too
+        done = finished(directory, run)
+        if done is not None:
+            return done
     _check_free(directory)
     with World(device) as world, locked(directory) if world.leads else nullcontext():
         done = finished(directory, run)
