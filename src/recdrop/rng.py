@@ -168,13 +168,17 @@ def _draw_key(owner: Tensor, *, device: torch.device) -> Tensor:
 # An opaque op, so that a compiled graph draws anew at every call and activation checkpointing,
 # which restores the generator, draws the same key again. A replayed CUDA graph would not look at
 # `hold_masks`: torch.compile leaves the op out of its graphs.
-torch.library.custom_op(
-    "recdrop::draw_key",
-    _draw_key,
-    mutates_args=(),
-    schema="(Tensor owner, *, Device device) -> Tensor",
+_LIBRARY = torch.library.Library("recdrop", "FRAGMENT")
+_LIBRARY.define(
+    "draw_key(Tensor owner, *, Device device) -> Tensor",
     tags=(torch.Tag.nondeterministic_seeded, torch.Tag.cudagraph_unsafe),
-).register_fake(lambda owner, *, device: torch.empty((), dtype=torch.int64, device=device))
+)
+_LIBRARY.impl("draw_key", _draw_key, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "recdrop::draw_key",
+    lambda owner, *, device: torch.empty((), dtype=torch.int64, device=device),
+    lib=_LIBRARY,
+)
 
 
 def draw_key(owner: Owner | None = None, device: torch.device = _CPU) -> Tensor:
