@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch._dynamo.testing import CompileCounter
@@ -45,6 +45,7 @@ def test_known_answers_of_random123(counter, key, words):
     assert tuple(int(w) for w in got) == words
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # beside other work
 @given(
     key=st.integers(0, 2**64 - 1),
     rate=st.floats(1e-12, 1, exclude_max=True),

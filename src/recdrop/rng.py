@@ -153,6 +153,21 @@ def _set_blocks(blocks: tuple[_Held, ...]) -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(blocks))
 
 
+# Dynamo would run these while it traces, and not when the graph runs.
+_outside_graphs = torch.compiler.disable(reason="a graph has no block of recdrop.hold_masks in it")
+
+
+@_outside_graphs
+def _open(block: _Held) -> None:
+    _set_blocks((*_blocks(), block))
+
+
+@_outside_graphs
+def _close(block: _Held) -> None:
+    # Not always the last one: blocks may be closed out of order.
+    _set_blocks(tuple(other for other in _blocks() if other is not block))
+
+
 def _random_key(device: torch.device = _CPU) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=device).random_(-(2**63), None)
 
@@ -259,8 +274,8 @@ def hold_masks(seed: int | None = None) -> Iterator[None]:
         signed = int(seed) - 2**64 if seed >= 2**63 else int(seed)
         key = torch.tensor(signed, device="cpu")
     block = _Held(key)
-    _set_blocks((*_blocks(), block))
+    _open(block)
     try:
         yield
-    finally:  # not always the last one: blocks may be closed out of order
-        _set_blocks(tuple(other for other in _blocks() if other is not block))
+    finally:
+        _close(block)
