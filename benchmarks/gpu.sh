@@ -9,13 +9,14 @@
 #              Mikolov's Penn Treebank, without it the stage is not run
 #   sanitizer  memcheck and racecheck, where compute-sanitizer is installed
 # A step that fails or takes longer than STEP_SECONDS (550) does not stop the next ones, a test that
-# hangs is ended after TEST_SECONDS (120) where pytest-timeout is installed. Figures are saved one by one into RESULTS
-# (out/benchmarks); how they come to the page is told at the end. PYTHON names the interpreter
+# hangs is ended after TEST_SECONDS (120) where pytest-timeout is installed. Figures are saved one by one
+# into RESULTS (out/benchmarks); how they come to the page is told at the end. PYTHON names the interpreter
 # (python, else python3); torch with CUDA, Triton and pytest must be there; with pytest-xdist WORKERS (8)
 # compile at once. COMMIT is written beside the figures where there is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-$(command -v python || echo python3)} results=${RESULTS:-out/benchmarks} data=${DATA:-} failed=0
+python=${PYTHON:-$(command -v python || echo python3)}
+results=${RESULTS:-out/benchmarks} data=${DATA:-} failed=0
 all="first tests timings growth lab sanitizer"
 stages=${STAGES:-$all}
 export TRITON_INTERPRET=0 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=src:.${PYTHONPATH:+:$PYTHONPATH}
@@ -75,8 +76,8 @@ fi
 if asked sanitizer && command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     # Without torch's cache of memory, in whose blocks an access outside a tensor is inside another.
-    step env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m pytest -q -W default \
-      $tests -k sanitizer
+    step env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$python" -m pytest -q -W default $tests -k sanitizer
   done
 elif asked sanitizer; then
   echo "== sanitizer: not run, compute-sanitizer is not installed"

@@ -79,7 +79,7 @@ def check(
 
     Raises:
         ParityError: Ours is more than twice as far from the reference in float64; with TF32
-            products, eight times.
+            products, six times.
     """
 
     def results(backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ def check(
     errors: dict[str, float] = {}
     # Triton cuts TF32 operands off, where torch rounds them: twice as far in one product, and in
     # 200 steps of a GRU up to 4.8 times, as emulated on a CPU.
-    modes = {"": (ieee, 2)} | ({" tf32": (tf32, 8)} if dtype == torch.float32 else {})
+    modes = {"": (ieee, 2)} | ({" tf32": (tf32, 6)} if dtype == torch.float32 else {})
     for mode, (products, factor) in modes.items():
         with products():
             own, ours = (results(b, dtype) for b in ("reference", card.backend))

@@ -27,9 +27,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
 
 from recdrop._types import Site
+from recdrop.transforms import under_vmap
 
 SITE_CODE: dict[Site, int] = {"update": 0, "hidden": 1, "state": 2}
 
@@ -207,16 +207,10 @@ def draw_key(owner: Owner | None = None, device: torch.device = _CPU) -> Tensor:
         owner: Who asks; None: a call that no layer object makes. To `hold_masks` these are one.
         device: Whose generator, and where the key lies.
     """
-    if _under_vmap() and not _blocks():  # which knows of the draws of torch's own operators only
+    if under_vmap() and not _blocks():  # which knows of the draws of torch's own operators only
         return torch.randint(-(2**63), 2**63 - 1, (), device=device)
     number = torch.tensor(-1, device="cpu") if owner is None else owner.number
     return torch.ops.recdrop.draw_key(number, device=device)
-
-
-def _under_vmap() -> bool:
-    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
-        return False
-    return any(each.key() == TransformType.Vmap for each in get_interpreter_stack() or ())
 
 
 def key_device(of: torch.device) -> torch.device:
@@ -230,7 +224,7 @@ def key_device(of: torch.device) -> torch.device:
     if of.type != "cuda":
         return _CPU
     there = torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
-    return of if there or _under_vmap() else _CPU
+    return of if there or under_vmap() else _CPU
 
 
 def key_on(key: Tensor, device: torch.device) -> Tensor:

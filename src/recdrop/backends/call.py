@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from recdrop._types import ActivationName, Cell
 from recdrop.dropout import RecurrentDropout
+from recdrop.transforms import GRAD, transforms
 
 GATES: dict[Cell, int] = {"rnn": 1, "lstm": 4, "gru": 3}
 
@@ -150,14 +150,9 @@ def transformed(*, by_grad: bool = True) -> bool:
     Args:
         by_grad: Whether ``grad``, ``vjp`` and ``jacrev`` count.
     """
-    if torch.compiler.is_compiling():
-        return False
-    if forward_ad._current_level >= 0:
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
         return True
-    if not torch._C._are_functorch_transforms_active():
-        return False
-    kinds = [each.key() for each in get_interpreter_stack() or ()]
-    return by_grad or any(kind != TransformType.Grad for kind in kinds)
+    return any(by_grad or kind != GRAD for kind in transforms())
 
 
 # Runs one Scan: the states after each step, h first, as [N, W] and [N, H], and the last one.

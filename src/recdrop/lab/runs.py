@@ -147,11 +147,11 @@ def _check_free(directory: Path) -> None:
     """
     make_folder(directory)
     lock = read_text(directory / "lock")
-    ours = lock is not None and is_lock(lock)
-    if read_run(directory) is not None or (ours and lock):
+    if read_run(directory) is not None or (lock is not None and is_lock(lock)):
         return
-    names = (*_FILES, "metrics.jsonl", "checkpoints")  # beside an empty lock a run leaves none
-    for name in names if ours else (*names, "lock"):
+    names = (*_FILES, "metrics.jsonl", "checkpoints")
+    # A run that is killed before it writes its lock leaves that, empty, and nothing else.
+    for name in names if lock == "" else (*names, "lock"):
         if is_there(directory / name):
             raise BadInput(
                 f"{directory / name} is there, but no run: its config.json is missing. A run would "

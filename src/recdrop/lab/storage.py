@@ -132,8 +132,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_lock(content: str) -> bool:
-    """Whether a file ``lock`` is of `locked`, which may have been killed before it wrote."""
-    return content.startswith(_HOLDER) or not content
+    """Whether a file ``lock`` is what `locked` has written."""
+    return content.startswith(_HOLDER)
 
 
 def _take(file: FileIO) -> bool:
