@@ -1,6 +1,7 @@
 """One cell at one shape on a card: first parity, then its timings, also in a CUDA graph."""
 
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from benchmarks.cases import RATE, Kind, Pass, Shape, our_layer, stock_layer
 from benchmarks.gpu_card import Card, ieee, tf32
 from benchmarks.timing import Budget, Timing, Work, compare, interleave
 from recdrop import RecurrentDropout
+from recdrop.backends.triton import plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SPECS = (
@@ -19,6 +21,7 @@ SPECS = (
     RecurrentDropout(RATE, "state"),
 )
 TARGET, AIM = 1.5, 1.0  # of cuDNN's time
+STEPS = "a launch for each step"
 
 
 class InARow:
@@ -134,18 +137,24 @@ def replayed(
 ) -> dict[str, Timing] | str | None:
     """Seconds of one pass in a CUDA graph: cuDNN's layer, then ours with this paper's dropout.
 
+    Ours as it is planned, and once more with a launch for each step: which of them is faster
+    settles the plan's rule.
+
     Returns:
         What the device said where one cannot be captured; None of a trial, which has no graphs.
     """
     if card.trial:
         return None
+    layers = _layers(card, kind, shape, dtype, SPECS[:1])
+    layers[STEPS] = our_layer(kind, shape, card.backend, SPECS[0]).to(card.device, dtype)
     graphs: dict[str, Work] = {}
-    for name, layer in _layers(card, kind, shape, dtype, SPECS[:1]).items():
+    for name, layer in layers.items():
+        turns = 0 if name == STEPS else plan.MOST_TURNS
         try:
-            with tf32():  # as captured, so replayed
+            with tf32(), patch.object(plan, "MOST_TURNS", turns):  # as captured, so replayed
                 graphs[name] = Replayed(Pass(layer, kind, shape), passes)
         except RuntimeError as error:
-            whose = "cuDNN" if name == "stock" else "ours"
+            whose = {"stock": "cuDNN", STEPS: f"ours, {STEPS}"}.get(name, "ours")
             return f"{whose}: {str(error).strip().partition(chr(10))[0]}"
     return _in_turns(card, graphs, budget, passes)
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from benchmarks import (
 from benchmarks.machine import ROOT
 
 from recdrop.backends import BACKENDS
+from recdrop.backends.triton.plan import Plan
 from recdrop.lab.records import Progress, Row
 from recdrop.lab.sweep import Lost
 
@@ -163,6 +165,18 @@ def found_on_a_card(ratio, factor, graph=None):
     }
 
 
+def page_of(found):
+    """A report of one case."""
+    return {
+        "machine": {"gpu": "card", "torch": "2", "date": "2026-11-29T00", "commit": "c"},
+        "settings": {"passes": 10},
+        "schemes": [("update", "step"), ("hidden", "sequence"), ("state", "step")],
+        "target": gpu_timing.TARGET,
+        "loop_target": gpu.LOOP,
+        "results": [found],
+    }
+
+
 @pytest.mark.parametrize(
     ("ratio", "factor", "ratio_told", "factor_told", "missed"),
     [
@@ -178,26 +192,23 @@ def test_both_targets_are_judged(ratio, factor, ratio_told, factor_told, missed)
     line = gpu.told(found)
     assert f"(target 1.5: {ratio_told}); the loop in Python {factor} " in line
     assert line.endswith(f"(target 20: {factor_told})")
-    report = {
-        "machine": {"gpu": "card", "torch": "2", "date": "2026-11-29T00", "commit": "c"},
-        "settings": {"passes": 10},
-        "schemes": [("update", "step"), ("hidden", "sequence"), ("state", "step")],
-        "target": gpu_timing.TARGET,
-        "loop_target": gpu.LOOP,
-        "results": [found],
-    }
-    page = tables.gpu([report])
+    page = tables.gpu([page_of(found)])
     assert f"a target missed ({missed} of 4)" in page
     row = page.splitlines()[-1]
     assert row.count(f"**{ratio:.2f}**") == (3 if ratio > 1.5 else 0)
     assert row.count(f"**{factor:.1f}**") == (1 if factor < 20 else 0)
-    assert row.endswith("| 0.50 | not timed | not timed |")
+    assert row.endswith("| 0.50 | not timed | not timed | not timed |")
 
 
 def test_a_graph_is_told():
     graph = {"stock": {"min": 0.001, "ratio": 1.0}, "ours": {"min": 0.0012, "ratio": 1.2}}
-    line = gpu.told(found_on_a_card(0.9, 40.0, graph))
-    assert line.endswith("in a CUDA graph cuDNN 1.000 ms, ours 1.20 times that")
+    graph[gpu_timing.STEPS] = {"min": 0.0031, "ratio": 3.1}
+    found = found_on_a_card(0.9, 40.0, graph)
+    line = gpu.told(found)
+    assert line.endswith(
+        "in a CUDA graph cuDNN 1.000 ms, ours 1.20 times that, with a launch for each step 3.10"
+    )
+    assert tables.gpu([page_of(found)]).endswith("| 0.50 | 1.000 | 1.20 | 3.10 |")
     line = gpu.told(found_on_a_card(0.9, 40.0, "operation not permitted"))
     assert line.endswith("in a CUDA graph: not captured, operation not permitted")
 
@@ -245,6 +256,32 @@ def test_what_cannot_be_captured_is_told_and_does_not_end_the_timings(monkeypatc
         card, cases.KINDS["LSTM"], TINY, torch.float32, timing.Budget(1, 0.0), 1
     )
     assert told == "cuDNN: operation not permitted"
+
+
+def test_graphs_are_captured_as_planned_and_with_a_launch_for_each_step(monkeypatch):
+    persistent = []
+
+    class Captured:
+        def __init__(self, one, passes):
+            self.one = one
+            persistent.append(Plan.of(32, 256, "lstm", 4, 132, 227 * 1024).persistent)
+
+        def prepare(self):
+            pass
+
+        def run(self):
+            self.one.run()
+
+    monkeypatch.setattr(gpu_timing, "_pack", lambda layer: None)
+    monkeypatch.setattr(gpu_timing, "Replayed", Captured)
+    card = gpu_card.Card(trial=True)
+    card.trial = False
+    monkeypatch.setattr(card, "clock", time.perf_counter)
+    budget = timing.Budget(1, 0.0)
+    found = gpu_timing.replayed(card, cases.KINDS["LSTM"], TINY, torch.float32, budget, 1)
+    assert persistent == [True, True, False]
+    assert list(found) == ["stock", str(gpu_timing.SPECS[0]), gpu_timing.STEPS]
+    assert Plan.of(32, 256, "lstm", 4, 132, 227 * 1024).persistent
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

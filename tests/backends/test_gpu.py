@@ -61,7 +61,7 @@ def plan(request, monkeypatch):
     if request.param != "persistent":
         count = 3 if request.param == "in turn" else 0
         monkeypatch.setattr(launch, "processors", lambda device: count)
-        monkeypatch.setattr(rule, "_TURNS", 1000)
+        monkeypatch.setattr(rule, "MOST_TURNS", 1000)
 
 
 def on_gpu(call):

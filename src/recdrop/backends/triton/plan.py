@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 # Tiles that a program takes in a step. With more, we expect that a step takes longer than launching
 # one; no card has measured it.
-_TURNS = 8
+MOST_TURNS = 8
 # Gates of the product with h, up to a power of 2 as Triton has it.
 _PRODUCTS = {"rnn": 1, "lstm": 4, "gru": 4, "gru_paper": 2}
 
@@ -73,7 +73,7 @@ class Plan:
         fits = [n for n in counts if n <= processors]
         total = fits[0] if fits else counts[-1]
         rows, units = sizes[counts.index(total)]
-        persistent = total <= _TURNS * processors
+        persistent = total <= MOST_TURNS * processors
         programs = min(total, processors) if persistent else total
         turns = tiles(total, programs)
         whole = 1 << (hidden - 1).bit_length()
