@@ -26,6 +26,7 @@ from benchmarks.gpu_timing import (
     TARGET,
     alone,
     check,
+    in_steps,
     nodes_of,
     replayed,
     timed,
@@ -96,6 +97,8 @@ def measured(
     """Parity, then the timings of one cell at one shape in one type."""
     kind, shape, kept = KINDS[cell], card.shape(SHAPES[name]), DTYPES[dtype]
     errors = {str(spec): check(card, kind, shape, kept, spec) for spec in SPECS}
+    with in_steps():
+        errors[STEPS] = check(card, kind, shape, kept, SPECS[0])
     stock = stock_layer(kind, shape).to(card.device, kept)
     return {
         "cell": cell,

@@ -201,6 +201,21 @@ def test_the_report_takes_no_commands():
     assert ended.stdout == ""
 
 
+def test_the_lab_says_what_it_needs():
+    """What ``recdrop`` meets where only the library was installed."""
+    code = """
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name in ("cyclopts", "rich") else real(name)
+import recdrop.lab.cli
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stderr.endswith(
+        "ImportError: recdrop's lab needs cyclopts, rich, which the library alone does not: "
+        "pip install 'recdrop[lab]'\n"
+    )
+
+
 def test_weights_may_be_any_iterable():
     lstm = recdrop.LSTM(3, 5)
     h = torch.zeros(1, X.shape[1], 5)

@@ -151,8 +151,28 @@ def test_weights_that_a_hook_computes_are_refused(hook):
         (recdrop.LSTM(3, 5), recdrop.to_torch),
     ):
         hook(layer, "weight_hh_l0")
-        with pytest.raises(ValueError, match="weight_hh_l0 of the LSTM .* computed by a hook"):
+        with pytest.raises(ValueError, match="the layer has hooks"):
             change(layer)
+
+
+def test_hooks_are_not_lost_in_silence():
+    for layer, change in (
+        (nn.LSTM(3, 5), recdrop.from_torch),
+        (recdrop.LSTM(3, 5), recdrop.to_torch),
+    ):
+        handle = layer.register_forward_hook(lambda *a: None)
+        with pytest.raises(ValueError, match="the layer has hooks, which would be lost"):
+            change(layer)
+        handle.remove()
+        change(layer)
+
+
+def test_specs_that_can_be_read_once_are_for_every_layer():
+    model = nn.Sequential(nn.LSTM(3, 4), nn.GRU(4, 4))
+    recdrop.convert(model, iter([RecurrentDropout(0.5)]), backend="reference")
+    for layer in model:
+        assert layer.recurrent_dropout == (RecurrentDropout(0.5),)
+        assert layer.backend == "reference"
 
 
 def test_a_parametrised_layer_is_told_how_to_become_plain():

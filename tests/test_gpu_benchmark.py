@@ -56,6 +56,7 @@ def test_the_path_of_the_timings_on_a_cpu(tmp_path, drawn, capsys):
     assert len(report["results"]) == len(cases) * len(gpu.CELLS) * len(gpu_timing.DTYPES)
     for result in report["results"]:
         assert len(result["timings"]) == 1 + len(gpu_timing.SPECS)
+        assert set(result["errors"]) == {*map(str, gpu_timing.SPECS), gpu_timing.STEPS}
         assert result["limit"] > 0
         assert result["graph"] is None
     page = drawn()
@@ -87,6 +88,24 @@ def test_growth_is_saved_point_by_point(tmp_path, monkeypatch):
     assert [(p["axis"], p["dtype"]) for p in report["points"]] == [
         ("B", "float32"),
         ("B", "bfloat16"),
+    ]
+
+
+def test_a_point_that_fails_leaves_the_others(tmp_path, monkeypatch):
+    honest = gpu_growth.point
+
+    def point(card, axis, size, dtype, *args):
+        if dtype == "float32":
+            raise MemoryError("of shared memory")
+        return honest(card, axis, size, dtype, *args)
+
+    monkeypatch.setattr(gpu_growth, "point", point)
+    with pytest.raises(SystemExit, match="LSTM B = .* float32: MemoryError: of shared memory"):
+        gpu_growth.main(["--trial", "--axes", "B", "T", "--results", str(tmp_path)])
+    report = json.loads((tmp_path / "gpu_growth-trial.json").read_text())
+    assert [(p["axis"], p["dtype"]) for p in report["points"]] == [
+        ("B", "bfloat16"),
+        ("T", "bfloat16"),
     ]
 
 

@@ -4,6 +4,8 @@ import copy
 import io
 import itertools
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -188,6 +190,49 @@ def test_cpu_autocast_is_no_worse_than_stock(cell, args, x, packed):
     with torch.autocast("cpu", dtype=torch.bfloat16), recdrop.hold_masks(1):
         for g, e in zip(tensors(ours(given)), precise, strict=True):
             torch.testing.assert_close(g.float(), e, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_input_of_another_type_under_autocast(cell, x, dtype, packed):
+    """float64 stays; what is low already gives as low results as torch's layers."""
+    own = torch.float64 if dtype == torch.float64 else torch.float32
+    theirs = TORCHS[cell](3, 5, 2, dtype=own)
+    ours = recdrop.from_torch(theirs, recurrent_dropout=0.4)
+    given = x.to(dtype)
+    if packed:
+        given = pack_padded_sequence(given, torch.tensor([6, 4, 4, 1]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = tensors(theirs(given))
+        for backend in ("auto", "reference"):
+            ours.backend = backend
+            assert [t.dtype for t in tensors(ours(given))] == [t.dtype for t in expected]
+
+
+def test_a_saved_layer_loads_with_weights_only(x, tmp_path):
+    layer = recdrop.LSTM(3, 5, recurrent_dropout=0.4)
+    torch.save(layer, tmp_path / "layer.pt")
+    with torch.serialization.safe_globals([recdrop.LSTM, recdrop.RecurrentDropout]):
+        loaded = torch.load(tmp_path / "layer.pt", weights_only=True)
+    assert torch.equal(loaded.eval()(x)[0], layer.eval()(x)[0])
+    loaded.train()
+    with recdrop.hold_masks(1):
+        assert torch.equal(loaded(x)[0], loaded(x)[0])
+
+
+def test_an_exported_program_loads_in_another_process(x, tmp_path):
+    layer = recdrop.LSTM(3, 5, recurrent_dropout=0.4).eval()
+    torch.export.save(torch.export.export(layer, (x,)), tmp_path / "layer.pt2")
+    torch.save(x, tmp_path / "x.pt")
+    code = f"""
+import torch, recdrop.layers
+from pathlib import Path
+at = Path({str(tmp_path)!r})
+program = torch.export.load(at / "layer.pt2").module()
+torch.save(program(torch.load(at / "x.pt"))[0], at / "output.pt")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    torch.testing.assert_close(torch.load(tmp_path / "output.pt"), layer(x)[0])
 
 
 # Dynamo reads .grad of what crosses a graph break.

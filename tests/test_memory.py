@@ -1,5 +1,6 @@
 """The paper's claims about memory, Eqs. 14-19, as formulas and in the layers themselves."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -201,6 +202,24 @@ def test_retention_takes_our_layers_only():
 def test_retention_bad_arguments(args, message):
     with pytest.raises(ValueError, match=message):
         retention_curve(recdrop.LSTM(3, 4), torch.randn(5, 2, 3), **args)
+
+
+def test_retention_counts_in_integers():
+    lstm, x = recdrop.LSTM(3, 4, recurrent_dropout=0.5), torch.randn(5, 2, 3)
+    for name, value in (("start", True), ("start", 1.0), ("keys", 2.5), ("seed", "3")):
+        with pytest.raises(TypeError, match=f"{name} must be an integer, got {value!r}"):
+            retention_curve(lstm, x, **{name: value})
+    a, b = (retention_curve(lstm, x, keys=2, seed=seed) for seed in (3, np.int64(3)))
+    assert torch.equal(a.train_mean, b.train_mean)
+    with pytest.raises(ValueError, match="no row"):
+        retention_curve(lstm, torch.randn(5, 0, 3))
+
+
+def test_retention_leaves_generators_of_other_devices_alone(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    retention_curve(recdrop.LSTM(3, 4, recurrent_dropout=0.5), torch.randn(5, 2, 3), keys=2)
+    assert not seeded
 
 
 def test_retention_says_when_nothing_reaches_the_memory():

@@ -1,5 +1,8 @@
 """Monte Carlo dropout: what it computes, and all that it leaves alone."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -209,6 +212,64 @@ def test_samples_are_counted(x):
     for samples in (2.5, "3", True):
         with pytest.raises(TypeError, match=f"integer, got {samples!r}"):
             recdrop.mc_dropout(Model(RecurrentDropout(0.5)), x, samples)
+
+
+def test_what_is_asked_for_is_checked(x):
+    with pytest.raises(TypeError, match="seed must be an integer, got 'a'"):
+        recdrop.mc_dropout(Model(OURS), x, seed="a")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"takes a torch.nn.Module, got function"):
+        recdrop.mc_dropout(lambda x: x, x)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="sampling must be .* got 'steps'"):
+        recdrop.mc_dropout(nn.Dropout(0.5), x, sampling="steps")  # pyright: ignore
+    model = Model(OURS)
+    seeds = (recdrop.mc_dropout(model, x, seed=seed).mean for seed in (3, np.int64(3)))
+    torch.testing.assert_close(*seeds, rtol=0, atol=0)
+
+
+class Own(nn.Module):
+    """A dropout that torch does not know."""
+
+    def forward(self, x):
+        return torch.nn.functional.dropout(x, 0.5, self.training)
+
+
+@pytest.mark.parametrize(
+    ("model", "also"),
+    [
+        (lambda: nn.MultiheadAttention(8, 2, dropout=0.5), ()),
+        (lambda: nn.TransformerEncoderLayer(8, 2, 16, 0.5, batch_first=True), ()),
+        (
+            lambda: nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(8, 2, 16, 0.5, batch_first=True), 2
+            ),
+            (),
+        ),
+        (Own, (Own,)),
+    ],
+    ids=["attention", "encoder layer", "encoder", "own"],
+)
+def test_other_models_are_sampled_too(model, also):
+    model, x = model().eval(), torch.randn(5, 2, 8)
+    given = (x, x, x) if isinstance(model, nn.MultiheadAttention) else x
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert (recdrop.mc_dropout(model, given, also=also).spread > 0).all()
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert not any(module.training for module in model.modules())
+
+
+def test_calls_of_several_threads_do_not_meet(x):
+    model = Model(OURS, forward=0.5).eval()
+    before = torch.get_rng_state()
+    alone = [recdrop.mc_dropout(model, x, samples, seed=samples) for samples in (5, 12)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            together = pool.map(
+                lambda samples: recdrop.mc_dropout(model, x, samples, seed=samples), (5, 12)
+            )
+            for one, other in zip(alone, together, strict=True):
+                assert torch.equal(one.mean, other.mean)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_output_that_is_no_tensor(x):

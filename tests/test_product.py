@@ -50,6 +50,24 @@ def test_it_leaves_no_graph_behind():
 
 
 @pytest.mark.usefixtures("kernel")
+def test_autograd_is_told_what_is_written_over():
+    def squared():
+        values = torch.randn(7, 45, requires_grad=True)
+        out = values.clone()
+        return out, out.square().sum()
+
+    a, b, _ = matrices(torch.float32)
+    out, loss = squared()
+    functional.product(out.detach(), a, b)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    out, loss = squared()
+    functional.cross_entropies_(out.detach(), torch.arange(7))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize(
     ("out", "a", "b"), [((7, 45), (7, 36), (37, 45)), ((6, 45), (7, 37), (37, 45))]
 )

@@ -237,6 +237,21 @@ def test_all_layer_objects_share_one_graph():
     assert recorded.frame_count == 1
 
 
+def test_keys_are_drawn_where_only_fake_tensors_may_be():
+    """What `torch.export` and planners of memory do: shapes without values."""
+    lstm, x = recdrop.LSTM(3, 4, recurrent_dropout=0.5), torch.randn(5, 2, 3)
+    with FakeTensorMode() as mode:
+        weights = {name: mode.from_tensor(p) for name, p in lstm.named_parameters()}
+        output, _ = torch.func.functional_call(lstm, weights, (mode.from_tensor(x),))
+        assert output.shape == (5, 2, 4)
+        other = recdrop.LSTM(3, 4, recurrent_dropout=0.5)
+    other.load_state_dict(lstm.state_dict(), assign=True)
+    with recdrop.hold_masks(1):
+        first, again, theirs = (layer(x)[0] for layer in (other, other, lstm))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, theirs)
+
+
 class TestVmap:
     @pytest.fixture
     def examples(self):
@@ -250,6 +265,18 @@ class TestVmap:
         for randomness, equal in (("different", False), ("same", True)):
             first, second = torch.vmap(lambda x: lstm(x)[0], randomness=randomness)(examples)
             assert torch.equal(first, second) == equal
+
+    def test_compiled_they_are_as_asked_too(self, lstm, examples):
+        def called(examples, randomness):
+            return torch.vmap(lambda x: lstm(x)[0], randomness=randomness)(examples)
+
+        torch.compiler.reset()
+        compiled = torch.compile(called, backend="aot_eager")
+        for randomness, equal in (("different", False), ("same", True)):
+            first, second = compiled(examples, randomness)
+            assert torch.equal(first, second) == equal
+        with pytest.raises(RuntimeError, match="randomness"):
+            compiled(examples, "error")
 
     def test_by_default_they_are_an_error(self, lstm, examples):
         with pytest.raises(RuntimeError, match="randomness"):

@@ -1,6 +1,7 @@
 """To and from `torch.nn`: one layer, or every layer of a model."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, overload
 
 import torch
@@ -39,9 +40,11 @@ def from_torch(
 
     Raises:
         TypeError: Another class; a subclass may compute something else and is refused.
-        ValueError: A weight is computed by a hook (old-style ``weight_norm``, ``prune``).
+        ValueError: The layer has hooks, which the copy would not have (``prune`` and the old
+            ``weight_norm`` are such).
     """
     new = _like(layer, recurrent_dropout, backend)
+    _refuse_hooks("from_torch: the layer", layer)
     _give_parameters(new, layer, copy=True)
     return new
 
@@ -58,11 +61,12 @@ def to_torch(layer: RNN | LSTM | GRU) -> nn.RNN | nn.LSTM | nn.GRU:
     Raises:
         TypeError: Another class.
         ValueError: No torch layer computes this: an update or state site with ``rescale="test"``,
-            ``activation="relu"`` in an LSTM or GRU, or ``reset_after=False``. Or a weight is
-            computed by a hook.
+            ``activation="relu"`` in an LSTM or GRU, or ``reset_after=False``. Or the layer has
+            hooks, which the copy would not have.
     """
     if type(layer) not in _TORCHS:
         raise TypeError(f"to_torch takes a recdrop RNN, LSTM or GRU, got {_described(layer)}")
+    _refuse_hooks("to_torch: the layer", layer)
     acting = [spec for spec in layer.recurrent_dropout if spec.acts(training=False)]
     for spec in acting:
         if spec.site != "hidden":
@@ -90,15 +94,19 @@ def to_torch(layer: RNN | LSTM | GRU) -> nn.RNN | nn.LSTM | nn.GRU:
     return new  # pyright: ignore[reportReturnType]
 
 
-def convert(model: nn.Module, recurrent_dropout: RecurrentDropoutArg) -> nn.Module:
+def convert(
+    model: nn.Module, recurrent_dropout: RecurrentDropoutArg, *, backend: str = "auto"
+) -> nn.Module:
     """Replace every `torch.nn.RNN`, `LSTM` and `GRU` in a model by ours, in place.
 
     The new layers hold the very same parameters, so optimisers and tied weights stay valid, and a
-    layer that stands in several places stays one layer.
+    layer that is a submodule in several places stays one layer. They are `torch.nn.RNNBase`, but
+    not `torch.nn.LSTM` to ``isinstance``. What a model keeps elsewhere, in a plain list say, stays.
 
     Args:
         model: Any module; if it is itself such a layer, the new layer is returned.
         recurrent_dropout: As for `recdrop.LSTM`.
+        backend: As for `recdrop.LSTM`.
 
     Returns:
         The model.
@@ -108,11 +116,13 @@ def convert(model: nn.Module, recurrent_dropout: RecurrentDropoutArg) -> nn.Modu
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(recurrent_dropout, Iterator):
+        recurrent_dropout = tuple(recurrent_dropout)  # for every layer the same
     new: dict[nn.Module, RNN | LSTM | GRU] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase) and type(module) in _OURS:
-            _refuse_hooks(name or "the model", module)
-            new[module] = _like(module, recurrent_dropout, "auto")
+            _refuse_hooks(f"convert: {name or 'the model'}", module)
+            new[module] = _like(module, recurrent_dropout, backend)
         elif isinstance(module, nn.RNNBase) and type(module) not in _TORCHS:
             warnings.warn(
                 f"convert leaves {name or 'the model'} as it is: {_described(module)} is a "
@@ -200,13 +210,7 @@ def _like(
 
 def _give_parameters(new: nn.RNNBase, old: nn.Module, *, copy: bool) -> None:
     for name in new._flat_weights_names:
-        parameter = old._parameters.get(name)
-        if parameter is None:
-            raise ValueError(
-                f"{name} of the {type(old).__name__} is no parameter but computed by a hook (an "
-                "old-style weight_norm or spectral_norm, or torch.nn.utils.prune); remove that "
-                "first"
-            )
+        parameter = getattr(old, name)
         if copy:
             parameter = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
         setattr(new, name, parameter)
@@ -215,11 +219,12 @@ def _give_parameters(new: nn.RNNBase, old: nn.Module, *, copy: bool) -> None:
 
 
 def _refuse_hooks(name: str, module: nn.Module) -> None:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, kind) for kind in kinds):
+    kinds = ("forward", "forward_pre", "backward", "backward_pre", "state_dict", "state_dict_pre")
+    kinds += ("load_state_dict_pre", "load_state_dict_post")
+    if any(getattr(module, f"_{kind}_hooks") for kind in kinds):
         raise ValueError(
-            f"convert: {name} has hooks, which would be lost; remove them first "
-            "(an old-style weight_norm or spectral_norm is such a hook)"
+            f"{name} has hooks, which would be lost; remove them first (weights of "
+            "torch.nn.utils.prune, or of the old weight_norm or spectral_norm, have such hooks)"
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from recdrop import backends
 from recdrop._types import ActivationName, Cell
@@ -294,6 +295,7 @@ def product(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Te
     own = a.device.type == "cpu" and a.dtype in (torch.float32, torch.float64)
     if own and backends.native.missing() is None:
         torch.ops.recdrop.native_product(out, a, b, bias)
+        increment_version(out)
         return out
     return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
 
@@ -318,6 +320,7 @@ def cross_entropies_(logits: Tensor, targets: Tensor, column_sums: Tensor | None
     if own and backends.native.missing() is None:
         each = logits.new_empty(len(logits))
         torch.ops.recdrop.native_cross_entropy(logits, targets, each, column_sums)
+        increment_version(logits if column_sums is None else (logits, column_sums))
         return each
     largest, right = logits.amax(1), logits.gather(1, targets.unsqueeze(1)).squeeze(1)
     torch.softmax(logits, 1, out=logits)

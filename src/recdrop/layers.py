@@ -61,6 +61,11 @@ class _RecurrentLayer(nn.RNNBase):
     def backend(self, name: str) -> None:
         self._backend = checked_name(name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        del state["_owner"]
+        return state
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._owner = Owner()  # a copy is another object to hold_masks

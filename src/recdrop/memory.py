@@ -13,6 +13,7 @@ from torch import Tensor
 from recdrop.backends.call import Recurrence, Scan
 from recdrop.backends.reference import scan
 from recdrop.backends.stack import run_stack
+from recdrop.checks import checked_integer
 from recdrop.layers import GRU, LSTM, RNN
 
 
@@ -149,7 +150,9 @@ def retention_curve(
         hx: Initial state, as for the layer.
 
     Raises:
-        ValueError: start or keys out of range, or a memory that does not depend on its input.
+        ValueError: start or keys out of range, an empty input, or a memory that does not depend on
+            its input.
+        TypeError: Not a layer of ours, or start, keys or seed no integer.
 
     Example:
         >>> curve = retention_curve(LSTM(2, 8, recurrent_dropout=0.5), torch.randn(20, 4, 2))
@@ -160,15 +163,22 @@ def retention_curve(
         raise TypeError(
             f"retention_curve takes a recdrop RNN, LSTM or GRU, got {type(layer).__name__}"
         )
+    start, keys = checked_integer(start, "start"), checked_integer(keys, "keys")
+    seed = checked_integer(seed, "seed")
+    devices = [x.device.index] if x.is_cuda else []
     # Dropout between layers draws from torch's generator.
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
         call = layer.recurrence(x, hx)
         steps = call.x.shape[0]
         if call.batch_sizes is not None:
             raise ValueError("retention_curve takes a dense input, got a PackedSequence")
         if not 0 <= start < steps:
             raise ValueError(f"start must be in [0, {steps}) for {steps} steps, got {start}")
+        if call.x.numel() == 0:
+            raise ValueError("retention_curve: the input holds no row or no feature")
         if keys < 1:
             raise ValueError(f"keys must be at least 1, got {keys}")
         evaluation = _retention(replace(call, training=False), start)

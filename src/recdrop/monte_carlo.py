@@ -3,7 +3,7 @@
 Ours beyond the paper: any of its schemes may be sampled, and forward dropout with it.
 """
 
-import numbers
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from recdrop.checks import checked_integer
 from recdrop.dropout import RecurrentDropout
 from recdrop.layers import GRU, LSTM, RNN
 from recdrop.rng import hold_masks
@@ -26,6 +27,7 @@ _FORWARD = (
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
 )
+_ONE_AT_A_TIME = threading.RLock()  # modes and generators are shared by all threads
 
 
 class MonteCarlo(NamedTuple):
@@ -55,13 +57,15 @@ def mc_dropout(
     seed: int = 0,
     sampling: Literal["sequence", "step"] | None = "sequence",
     probabilities: bool = True,
+    also: tuple[type[nn.Module], ...] = (),
 ) -> MonteCarlo:
     """Call a model many times with its dropout on, each time with other masks.
 
-    Only dropout is switched on: recdrop's and torch's recurrent layers that drop, and torch's
-    dropout modules. All else (batch norm, say) stays in the mode it is in. The modes, the layers'
-    settings, registered buffers (a batch norm's statistics, say) and torch's generators, of the CPU
-    and of CUDA, are afterwards as they were.
+    Only dropout is switched on: recdrop's and torch's recurrent layers that drop, torch's dropout
+    modules and attention, and what ``also`` names. All else (batch norm, say) stays in the mode it
+    is in. The modes, the layers' settings, registered buffers (a batch norm's statistics, say) and
+    torch's generators, of the CPU and of CUDA, are afterwards as they were. Calls from several
+    threads wait for each other; meanwhile nothing else should use the model.
     Within a sample each layer has the same recurrent masks at every call, so a model may read a
     long sequence window by window.
 
@@ -74,10 +78,13 @@ def mc_dropout(
         sampling: Of the recurrent masks: ``"sequence"`` draws one for all steps, as the theory has
             it; None samples each layer as it was trained.
         probabilities: Whether outputs are logits, to be made probabilities over the last dimension.
+        also: Classes of your own that drop in training mode.
 
     Raises:
-        ValueError: ``samples`` is below 2, or nothing in the model drops anything.
-        TypeError: ``samples`` is no integer, or the model returns something else.
+        ValueError: ``samples`` is below 2, there is no such ``sampling``, or nothing in the model
+            drops anything.
+        TypeError: ``samples`` or ``seed`` is no integer, ``model`` no module, or it returns
+            something else.
 
     Example:
         >>> lstm = recdrop.LSTM(3, 4, recurrent_dropout=0.5)
@@ -85,8 +92,11 @@ def mc_dropout(
         >>> told.spread.shape
         torch.Size([7, 2, 4])
     """
-    if isinstance(samples, bool) or not isinstance(samples, numbers.Integral):
-        raise TypeError(f"samples must be an integer, got {samples!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"mc_dropout takes a torch.nn.Module, got {type(model).__name__}")
+    samples, seed = checked_integer(samples, "samples"), checked_integer(seed, "seed")
+    if sampling not in ("sequence", "step", None):
+        raise ValueError(f"sampling must be 'sequence', 'step' or None, got {sampling!r}")
     if samples < 2:
         raise ValueError(f"samples must be at least 2, for a spread, got {samples}")
     several = isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence)
@@ -95,7 +105,11 @@ def mc_dropout(
     seeds = torch.randint(2**62, (samples,), generator=generator, device="cpu").tolist()
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     total = _Sums()
-    with torch.random.fork_rng(devices=devices), _dropping(model, sampling):
+    with (
+        _ONE_AT_A_TIME,
+        torch.random.fork_rng(devices=devices),
+        _dropping(model, sampling, also),
+    ):
         for one in seeds:
             torch.default_generator.manual_seed(one)  # forward dropout's
             for device in devices:
@@ -139,15 +153,21 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 @contextmanager
-def _dropping(model: nn.Module, sampling: Literal["sequence", "step"] | None) -> Iterator[None]:
+def _dropping(
+    model: nn.Module,
+    sampling: Literal["sequence", "step"] | None,
+    also: tuple[type[nn.Module], ...],
+) -> Iterator[None]:
     """Inside, what drops is in training mode, and samples as asked."""
-    droppers = [module for module in model.modules() if _drops(module)]
+    droppers = [m for m in model.modules() if _drops(m) or isinstance(m, also)]
     layers = [module for module in droppers if isinstance(module, RNN | LSTM | GRU)]
     if not droppers:
         raise ValueError("nothing in the model drops anything: all samples would be the same")
-    undo: list[Callable[[], object]] = []
+    fast = torch.backends.mha.get_fastpath_enabled()
+    undo: list[Callable[[], object]] = [lambda: torch.backends.mha.set_fastpath_enabled(fast)]
     buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     try:
+        torch.backends.mha.set_fastpath_enabled(False)  # it looks at an encoder layer's mode alone
         for held, given in buffers:  # not theirs, of which a graph may hold the version
             held.update({name: b if b is None else b.clone() for name, b in given.items()})
         for module in droppers:
@@ -181,6 +201,8 @@ def _sampled(
 def _drops(module: nn.Module) -> bool:
     if isinstance(module, _FORWARD):
         return module.p > 0
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
     if isinstance(module, RNN | LSTM | GRU) and any(s.rate > 0 for s in module.recurrent_dropout):
         return True
     return isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from recdrop._types import Site
 from recdrop.transforms import under_vmap
@@ -111,12 +112,15 @@ class Owner:
     Attributes:
         number: int64 scalar on the CPU. A tensor, for of a number `torch.compile` would make a
             constant, and a graph for each layer object.
+        plain: The same as an int.
     """
 
     _numbers = itertools.count()
 
     def __init__(self) -> None:
-        self.number = torch.tensor(next(self._numbers), device="cpu")
+        self.plain = next(self._numbers)
+        with _disable_current_modes():  # a fake tensor would be no number later
+            self.number = torch.tensor(self.plain, device="cpu")
 
     def __deepcopy__(self, memo: object) -> "Owner":
         return Owner()
@@ -209,7 +213,12 @@ def draw_key(owner: Owner | None = None, device: torch.device = _CPU) -> Tensor:
     """
     if under_vmap() and not _blocks():  # which knows of the draws of torch's own operators only
         return torch.randint(-(2**63), 2**63 - 1, (), device=device)
-    number = torch.tensor(-1, device="cpu") if owner is None else owner.number
+    if owner is None:
+        number = torch.tensor(-1, device="cpu")
+    elif not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+        number = torch.tensor(owner.plain, device="cpu")  # a mode may take its own tensors only
+    else:
+        number = owner.number
     return torch.ops.recdrop.draw_key(number, device=device)
 
 
@@ -236,15 +245,15 @@ def key_on(key: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def hold_masks(seed: int | None = None) -> Iterator[None]:
-    """Inside, every layer object draws the same masks at every call.
+    """Inside, every layer object draws the same recurrent masks at every call.
 
-    A layer's key is then a function of the seed and of the order in which layers are first called,
-    and of nothing else. ``t`` starts at 0 at each call: per-step masks repeat from call to call,
-    and per-sequence masks make the windows of one long sequence equal one long call. Blocks nest
-    (the innermost counts) and belong to their thread and to those in which torch runs its backward
-    passes. Activation checkpointing runs the forward pass again during backward: call
-    ``backward()`` inside the block too. A CUDA graph that is captured inside has these masks for
-    good.
+    Torch's own dropout, that between layers too, is not held. A layer's key is then a function
+    of the seed and of the order in which layers are first called, and of nothing else. ``t``
+    starts at 0 at each call: per-step masks repeat from call to call, and per-sequence masks
+    make the windows of one long sequence equal one long call. Blocks nest (the innermost
+    counts) and belong to their thread and to those in which torch runs its backward passes.
+    Activation checkpointing runs the forward pass again during backward: call ``backward()``
+    inside the block too. A CUDA graph that is captured inside has these masks for good.
 
     Args:
         seed: 64-bit integer; None draws one from torch's CPU generator.

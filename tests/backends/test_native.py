@@ -747,6 +747,24 @@ def forward_derivative(f, x):
         return forward_ad.unpack_dual(f(forward_ad.make_dual(x, x.cos()))).tangent
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap of grad"])
+# Dynamo reads .grad of what crosses a graph break.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_auto_runs_where_torch_func_is_compiled(transform, training):
+    torch.compiler.reset()
+    layer, x = recdrop.LSTM(2, 3, recurrent_dropout=0.4), torch.randn(4, 1, 2)
+    layer.train(training)
+
+    def changed(x):
+        return TRANSFORMS[transform](lambda x: layer(x)[0], x)
+
+    with recdrop.hold_masks(1):
+        expected = changed(x)
+        got = torch.compile(changed, backend="aot_eager")(x)
+    torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -1336,8 +1354,7 @@ def test_on_meta_the_operator_gives_shapes():
 @pytest.mark.parametrize(
     ("layer_args", "x_args", "message"),
     [
-        ({"dtype": torch.bfloat16}, {"dtype": torch.bfloat16}, "the input is torch.bfloat16"),
-        ({"dtype": torch.float16}, {"dtype": torch.float16}, "the input is torch.float16"),
+        ({"dtype": torch.complex64}, {"dtype": torch.complex64}, "the input is torch.complex64"),
         ({"device": "meta"}, {"device": "meta"}, "it runs on the CPU, the input is on meta"),
     ],
 )
@@ -1351,14 +1368,79 @@ def test_what_it_lacks_is_said(cell, layer_args, x_args, message):
     assert "native: no: " in recdrop.explain_backend(layer, x)
 
 
-@pytest.mark.parametrize("cell", OURS)
-def test_autocast_is_refused(cell):
-    layer, x = OURS[cell](3, 5, recurrent_dropout=0.4, backend="native"), torch.zeros(4, 2, 3)
-    with (
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        pytest.raises(recdrop.BackendUnsupported, match="not in autocast's torch.bfloat16"),
-    ):
-        layer(x)
+# Types of the weights, of the input and of autocast.
+HALF, BRAIN = torch.float16, torch.bfloat16
+TYPES = [
+    (HALF, HALF, None),
+    (BRAIN, BRAIN, None),
+    *itertools.product((torch.float32, BRAIN, HALF), repeat=3),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("cell", "args"),
+    [
+        ("rnn", {}),
+        ("gru", {}),
+        ("gru", {"reset_after": False}),
+        ("lstm", {}),
+        ("lstm", {"proj_size": 2}),
+    ],
+)
+def test_16_bits_and_autocast_have_the_references_types_and_nearly_its_values(
+    cell, args, training, packed
+):
+    x = torch.randn(9, 4, 3)
+    spec = RecurrentDropout(0.5, "hidden", rescale="test")
+    layer = OURS[cell](3, 4, 2, bidirectional=True, recurrent_dropout=spec, **args).train(training)
+    for own, given, autocast in TYPES:
+        if autocast == torch.float32:
+            continue
+        layer.to(own)
+        at = x.to(given)
+        if packed:
+            at = pack_padded_sequence(at, torch.tensor([9, 7, 7, 2]))
+        results = []
+        for backend in ("native", "reference"):
+            layer.backend = backend
+            layer.zero_grad()
+            with (
+                recdrop.hold_masks(3),
+                torch.autocast("cpu", autocast or BRAIN, enabled=autocast is not None),
+            ):
+                out = tensors(layer(at))
+            sum(o.float().square().sum() for o in out).backward()
+            results.append((*out, *(p.grad for p in layer.parameters())))
+        for ours, its in zip(*results, strict=True):
+            assert ours.dtype == its.dtype, (own, given, autocast)
+            error = (ours.float() - its.float()).norm() / its.float().norm()
+            assert error < 0.05, (own, given, autocast)
+
+
+def test_16_bits_are_nearer_the_truth_than_a_loop_in_16_bits():
+    layer = recdrop.LSTM(8, 64, recurrent_dropout=0.3).bfloat16()
+    x = torch.randn(60, 4, 8).bfloat16()
+    results = []
+    for backend, dtype in (("native", BRAIN), ("reference", BRAIN), ("reference", torch.float64)):
+        layer.backend = backend
+        with recdrop.hold_masks(3):
+            results.append(layer.to(dtype)(x.to(dtype))[1][1].double())
+    ours, its, true = results
+    assert (ours - true).norm() < 0.5 * (its - true).norm()
+
+
+def test_under_autocast_a_layer_is_one_node_too():
+    torch.compiler.reset()
+    layer, x = recdrop.LSTM(3, 5, recurrent_dropout=0.4), torch.randn(4, 2, 3)
+    results = []
+    for f in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        with torch.autocast("cpu", dtype=BRAIN), recdrop.hold_masks(3):
+            results.append(tensors(f(x)))
+    for eager, compiled in zip(*results, strict=True):
+        assert eager.dtype == compiled.dtype
+        assert torch.equal(eager, compiled)
 
 
 # ----------------------------------------------------------------------------------------- threads

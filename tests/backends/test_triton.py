@@ -350,7 +350,10 @@ READS = [
 SCANS = {
     torch.ops.recdrop.triton_scan: triton._scan,
     torch.ops.recdrop.triton_scan_backward: triton._scan_backward,
+    torch.ops.recdrop.triton_packed_scan: triton._scan,
+    torch.ops.recdrop.triton_packed_scan_backward: triton._scan_backward,
 }
+UNSAFE = torch.Tag.cudagraph_unsafe
 
 
 class ReadsBack(TorchDispatchMode):
@@ -369,6 +372,8 @@ class ReadsBack(TorchDispatchMode):
             self.count += self.lengths is None or args[0]._base is not self.lengths
         if func.overloadpacket not in SCANS:
             return func(*args, **(kwargs or {}))
+        # In a replayed CUDA graph the lengths would be those of the batch that was captured.
+        assert (UNSAFE in func.tags) == (self.lengths is not None)
         self.scans += 1
         with self:
             return SCANS[func.overloadpacket](*args)
@@ -432,6 +437,15 @@ def test_weights_beyond_32_bits_are_an_objection():
         state = torch.empty(1, 3, units, device="meta")
         large = dataclasses.replace(call, x=call.x.float(), state=(state,))
         said = "it counts a layer's recurrent weights in 32 bits, which ends at H = 23168"
+        assert triton.why_not_anywhere(large) == (said if objects else None)
+
+
+def test_a_batch_beyond_32_bits_is_an_objection():
+    call = make_call(SMALL, "rnn", ())
+    for rows, objects in ((2**19 - 1, False), (2**19, True)):
+        state = torch.empty(1, rows, 1009, device="meta")
+        large = dataclasses.replace(call, x=call.x.float(), state=(state,))
+        said = f"it counts a step's units in 32 bits, too few for {rows} rows of 1009"
         assert triton.why_not_anywhere(large) == (said if objects else None)
 
 

@@ -47,7 +47,7 @@ BACKENDS: dict[str, Backend] = {
         ),
         Backend(
             "native",
-            "loops in C++ for float32 and float64 on the CPU",
+            "loops in C++ on the CPU, in float32 or float64; 16-bit types in float32",
             native.why_not,
             native.run,
             native.missing,
@@ -118,7 +118,7 @@ def run(call: Recurrence, name: str = "auto") -> tuple[Tensor, tuple[Tensor, ...
 # layers with gradients.
 @torch.compiler.disable(
     recursive=True,
-    reason="of recdrop's backends only native (float32 and float64 on a CPU) and triton can be "
+    reason="of recdrop's backends only native (on a CPU) and triton can be "
     "part of a graph; recdrop.explain_backend tells which one runs a call",
 )
 def _outside_the_graph(call: Recurrence, name: str) -> tuple[Tensor, tuple[Tensor, ...]]:

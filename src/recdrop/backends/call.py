@@ -6,11 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from recdrop._types import ActivationName, Cell
 from recdrop.dropout import RecurrentDropout
-from recdrop.transforms import GRAD, transforms
 
 GATES: dict[Cell, int] = {"rnn": 1, "lstm": 4, "gru": 3}
 
@@ -83,13 +81,27 @@ class Recurrence:
         """Whether torch has this cell: tanh LSTM, tanh GRU reset after the product, any RNN."""
         return self.cell == "rnn" or (self.activation == "tanh" and self.reset_after)
 
+    @property
+    def is_projected(self) -> bool:
+        """Whether h is narrower than the memory, an LSTM's with ``proj_size``."""
+        return self.state[0].shape[-1] != self.state[-1].shape[-1]
+
     def with_key(self, key: Tensor) -> "Recurrence":
         """The same call with the key that starts its masks."""
         return replace(self, key=key)
 
+    def to(self, dtype: torch.dtype) -> "Recurrence":
+        """The same call in another floating-point type."""
+        return replace(
+            self,
+            x=self.x.to(dtype),
+            state=tuple(s.to(dtype) for s in self.state),
+            weights=tuple(w.to(dtype) for w in self.weights),
+        )
+
     def layer_weights(self) -> Iterator[LayerWeights]:
         """The flat list, one layer and direction at a time."""
-        projected = self.state[0].shape[-1] != self.state[-1].shape[-1]
+        projected = self.is_projected
         each = 2 + 2 * self.bias + projected
         for start in range(0, len(self.weights), each):
             part = self.weights[start : start + each]
@@ -136,23 +148,14 @@ class Scan:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """What autocast computes in on the device of ``x``; None where it is off."""
+    """What autocast computes in on the device of ``x``; None where it is off, or leaves float64."""
     device = x.device.type
+    if x.dtype == torch.float64:
+        return None
     # Not while a graph is traced: Dynamo cannot look there in torch 2.11, which our GPU tests meet.
     if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device):
         return None
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-
-
-def transformed(*, by_grad: bool = True) -> bool:
-    """Whether `torch.func` or forward-mode differentiation sees into the calls of this moment.
-
-    Args:
-        by_grad: Whether ``grad``, ``vjp`` and ``jacrev`` count.
-    """
-    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-        return True
-    return any(by_grad or kind != GRAD for kind in transforms())
 
 
 # Runs one Scan: the states after each step, h first, as [N, W] and [N, H], and the last one.

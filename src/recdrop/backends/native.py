@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from recdrop.backends import ops
-from recdrop.backends.call import Recurrence, autocast_dtype, transformed
+from recdrop.backends.call import Recurrence, autocast_dtype
 from recdrop.backends.stack import run_stack
+from recdrop.transforms import transformed
 
 _SCHEMAS = (
     "native_product(Tensor(a!) out, Tensor a, Tensor b, Tensor? bias) -> ()",
@@ -19,6 +20,13 @@ _SCHEMAS = (
 )
 _LIBRARY = torch.library.Library("recdrop", "FRAGMENT")
 ops.define("scan")
+_run_scan = partial(ops.scan, name="scan")
+_COMPUTED_IN = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
 
 
 def _load() -> str | None:
@@ -51,16 +59,24 @@ def why_not(call: Recurrence) -> str | None:
         return f"it runs on the CPU, the input is on {call.x.device}"
     if transformed():
         return "it has no rules for the transforms of torch.func, nor for forward-mode derivatives"
-    if autocast_dtype(call.x) is not None:
-        return f"it computes in the weights' own dtype, not in autocast's {autocast_dtype(call.x)}"
-    if call.x.dtype not in (torch.float32, torch.float64):
+    if call.x.dtype not in _COMPUTED_IN:
         return f"it computes in float32 or float64, the input is {call.x.dtype}"
     return None
 
 
 def run(call: Recurrence) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a whole call."""
-    return run_stack(call, partial(ops.scan, name="scan"))
+    """Run a whole call: 16-bit types, and all under autocast, in float32, rounded at the end."""
+    computed, lower = _COMPUTED_IN[call.x.dtype], autocast_dtype(call.x)
+    if call.x.dtype == computed and lower is None:
+        return run_stack(call, _run_scan)
+    output, (h_n, *c_n) = run_stack(call.to(computed), _run_scan)
+    of_h = of_c = call.x.dtype
+    if lower is not None:  # as in torch's layers
+        of_h = of_c = torch.promote_types(lower, call.state[-1].dtype)
+        dense_lstm = call.cell == "lstm" and call.batch_sizes is None
+        if dense_lstm or call.cell == "rnn" or call.is_projected:
+            of_h = lower
+    return output.to(of_h), (h_n.to(of_h), *(c.to(of_c) for c in c_n))
 
 
 def instruction_sets() -> list[str]:

@@ -5,7 +5,7 @@ A backend's ``scan`` runs one layer and direction over all steps, input projecti
 node each, whatever the number of steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -183,7 +183,7 @@ def _fake_scan_backward(*args: Any) -> Gradients:
     return Gradients(*(like(t) for t in wanted))
 
 
-def define(name: str, width: Callable[[int], int] = int) -> None:
+def define(name: str, width: Callable[[int], int] = int, tags: Sequence[torch.Tag] = ()) -> None:
     """Define the operators ``recdrop::name`` and ``recdrop::name_backward``.
 
     A backend registers implementations of both for its device.
@@ -191,9 +191,10 @@ def define(name: str, width: Callable[[int], int] = int) -> None:
     Args:
         name: Of the first one.
         width: Of its rows of units in what it keeps for its gradient, for an H.
+        tags: Of both.
     """
-    _LIBRARY.define(name + _SCAN)
-    _LIBRARY.define(f"{name}_backward{_SCAN_BACKWARD}")
+    _LIBRARY.define(name + _SCAN, tags=tags)
+    _LIBRARY.define(f"{name}_backward{_SCAN_BACKWARD}", tags=tags)
     fake = partial(_fake_scan, width)
     torch.library.register_fake(f"recdrop::{name}", fake, lib=_LIBRARY)
     torch.library.register_fake(f"recdrop::{name}_backward", _fake_scan_backward, lib=_LIBRARY)

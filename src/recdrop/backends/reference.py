@@ -19,7 +19,7 @@ from recdrop._types import (
     RecurrentWeights,
     SiteFactors,
 )
-from recdrop.backends.call import GATES, Recurrence, Scan
+from recdrop.backends.call import GATES, Recurrence, Scan, autocast_dtype
 from recdrop.backends.stack import run_stack
 from recdrop.dropout import RecurrentDropout
 from recdrop.equations import gru_paper_step, gru_step, lstm_step, rnn_step
@@ -84,7 +84,7 @@ def project(scan: Scan) -> Tensor:
     b_hh = w.b_hh
     if scan.call.cell == "gru" and scan.call.reset_after:
         third = b_hh.shape[0] // 3
-        b_hh = torch.cat((b_hh[: 2 * third], b_hh.new_zeros(third)))
+        b_hh = F.pad(b_hh[: 2 * third], (0, third))
     return F.linear(scan.x, w.w_ih, w.b_ih + b_hh)
 
 
@@ -92,7 +92,7 @@ def _recurrent_weights(scan: Scan) -> RecurrentWeights:
     w = scan.weights
     b_hn = None
     if scan.call.cell == "gru" and scan.call.reset_after and w.b_hh is not None:
-        b_hn = w.b_hh[w.b_hh.shape[0] // 3 * 2 :]
+        b_hn = w.b_hh[w.b_hh.shape[0] // 3 * 2 :].to(autocast_dtype(scan.x))  # as in a product
     return RecurrentWeights(w.w_hh, b_hn, w.w_hr)
 
 

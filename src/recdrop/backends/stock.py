@@ -2,7 +2,8 @@
 
 from torch import _VF, Tensor
 
-from recdrop.backends.call import Recurrence, transformed
+from recdrop.backends.call import Recurrence
+from recdrop.transforms import transformed
 
 
 def why_not(call: Recurrence) -> str | None:

@@ -1,11 +1,9 @@
-"""The Triton backend: ``recdrop::triton_scan`` and its gradient, for NVIDIA GPUs.
+"""The Triton backend: ``recdrop::triton_scan``, its packed twin, and gradients, for NVIDIA GPUs.
 
 Triton is imported when the first call runs, never before.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,9 +11,10 @@ import torch
 from torch import Tensor
 
 from recdrop.backends import ops
-from recdrop.backends.call import Recurrence, autocast_dtype, transformed
+from recdrop.backends.call import Recurrence, Scan, autocast_dtype
 from recdrop.backends.stack import run_stack
 from recdrop.backends.triton.width import wide
+from recdrop.transforms import transformed
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_UNITS = 23_168  # the largest multiple of 16 whose square is below 2^31 / 4
@@ -60,12 +59,15 @@ def why_not_anywhere(call: Recurrence) -> str | None:
     dtype = autocast_dtype(call.x) or call.x.dtype
     if dtype not in _DTYPES:
         return f"it computes in float32, bfloat16 or float16, the input is {dtype}"
-    if call.state[0].shape[-1] != call.state[-1].shape[-1]:
+    if call.is_projected:
         return "it has no projection (proj_size)"
     if call.state[0].shape[-1] > _MOST_UNITS:
         return f"it counts a layer's recurrent weights in 32 bits, which ends at H = {_MOST_UNITS}"
     if call.x.numel() == 0:
         return "it has nothing for an empty batch"
+    batch, hidden = call.state[-1].shape[1:]
+    if 4 * batch * (hidden + 15) >= 2**31:
+        return f"it counts a step's units in 32 bits, too few for {batch} rows of {hidden}"
     return None
 
 
@@ -74,20 +76,16 @@ def run(call: Recurrence) -> tuple[Tensor, tuple[Tensor, ...]]:
     lower = autocast_dtype(call.x)
     if lower is None:
         return run_stack(call, _run_scan)
-    narrow = replace(
-        call,
-        x=call.x.to(lower),
-        state=tuple(s.to(lower) for s in call.state),
-        weights=tuple(w.to(lower) for w in call.weights),
-    )
-    output, state = run_stack(narrow, _run_scan)
+    output, state = run_stack(call.to(lower), _run_scan)
     # As torch: its cuDNN layers are all lower; on a CPU see stack.py.
     if call.x.is_cuda or (call.cell == "lstm" and call.batch_sizes is None):
         return output, state
     return output.to(call.state[0].dtype), tuple(s.to(call.state[0].dtype) for s in state)
 
 
-_run_scan = partial(ops.scan, name="triton_scan")
+def _run_scan(part: Scan) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    packed = part.call.batch_sizes is not None
+    return ops.scan(part, "triton_packed_scan" if packed else "triton_scan")
 
 
 def _scan(*args: Any) -> tuple[Tensor, ...]:
@@ -114,8 +112,12 @@ def _as_given(x: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(x.device.type, enabled=False)
 
 
-ops.define("triton_scan", wide)
 _LIBRARY = torch.library.Library("recdrop", "FRAGMENT")
-for device in ("CUDA", "CPU"):  # on the CPU only Triton's interpreter runs the kernels
-    _LIBRARY.impl("triton_scan", _scan, device)
-    _LIBRARY.impl("triton_scan_backward", _scan_backward, device)
+ops.define("triton_scan", wide)
+# Which rows run at a step the host reads once: in a replayed CUDA graph they would be those of the
+# batch that was captured. torch.compile leaves this operator out of its graphs.
+ops.define("triton_packed_scan", wide, tags=(torch.Tag.cudagraph_unsafe,))
+for name in ("triton_scan", "triton_packed_scan"):
+    for device in ("CUDA", "CPU"):  # on the CPU only Triton's interpreter runs the kernels
+        _LIBRARY.impl(name, _scan, device)
+        _LIBRARY.impl(f"{name}_backward", _scan_backward, device)
