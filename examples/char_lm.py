@@ -55,7 +55,13 @@ parser.add_argument("--epochs", type=int, default=14)
 parser.add_argument("--json", type=Path, help="where to write the curves")
 args = parser.parse_args()
 
-text = args.file.read_text(encoding="utf-8")
+try:
+    text = args.file.read_text(encoding="utf-8")
+except (OSError, UnicodeDecodeError) as error:
+    parser.exit(2, f"{args.file}: {error}\n")
+least = 32 * 11  # of 11 characters a stream 9 are trained on, and 2 make one prediction
+if len(text) < least:
+    parser.exit(2, f"{args.file} has {len(text)} characters, expected {least} or more\n")
 symbols = {s: i for i, s in enumerate(sorted(set(text)))}
 ids = torch.tensor([symbols[s] for s in text])
 streams = ids[: len(ids) // 32 * 32].view(32, -1).T  # 32 contiguous streams, [N, 32]

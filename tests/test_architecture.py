@@ -41,6 +41,7 @@ LAB_ORDER = [
     {"predict"},
     {"drawing", "results"},
     {"figures", "wording"},
+    {"other_runs"},
     {"calibration", "report", "session", "sweep", "worker"},
     {"labelling"},
     {"commands", "reproduce", "vector_commands"},

@@ -1,6 +1,8 @@
 """What the documents say is true: code runs, links lead somewhere, the worked example is right."""
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,36 @@ def test_the_example_of_the_readme_runs():
     names = {}
     exec(code, names)  # noqa: S102  our own page
     assert names["logits"].shape == (20, 32, 9)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "has 0 characters, expected 352 or more"),
+        (b"a" * 351, "has 351 characters, expected 352 or more"),
+        (b"caf\xe9" * 200, "can't decode byte 0xe9 in position 3"),
+        (None, "No such file"),
+    ],
+)
+def test_the_example_refuses_a_file_in_one_line(content, told, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "own.txt"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["char_lm.py", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "examples" / "char_lm.py"), run_name="__main__")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_the_example_trains_on_the_least_that_it_takes(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "own.txt"
+    path.write_bytes(b"ab" * 176)
+    monkeypatch.setattr(sys, "argv", ["", str(path), "--hidden", "2", "--epochs", "1"])
+    runpy.run_path(str(ROOT / "examples" / "char_lm.py"), run_name="__main__")
+    assert capsys.readouterr().out.count("valid") == 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

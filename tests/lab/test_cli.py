@@ -2,11 +2,13 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,15 +104,27 @@ def test_nobody_reads_the_output_any_more(command):
     assert process.wait(timeout=60) == 1
 
 
+ASCII = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "160", "TERM": "dumb"}
+
+
 def test_a_terminal_that_lacks_a_character():
-    done = subprocess.run(
-        [*COMMAND, "reproduce", "--help"],
-        capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
-        check=False,
-    )
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, "reproduce", "--help"]
+    with subprocess.Popen(command, stdout=theirs, env=ASCII) as process, open(ours, "rb") as screen:
+        os.close(theirs)
+        said = bytearray()
+        with suppress(OSError):  # how a terminal ends
+            while piece := screen.read1():
+                said += piece
+    assert process.returncode == 0
+    assert b"{Moon, Gal, ours} ? {per step" in said
+
+
+def test_a_pipe_gets_utf_8_wherever_it_is():
+    command = [*COMMAND, "reproduce", "--help"]
+    done = subprocess.run(command, capture_output=True, env=ASCII, check=False)
     assert done.returncode == 0, done.stderr
-    assert b"{Moon, Gal, ours} ? {per step" in done.stdout
+    assert "{Moon, Gal, ours} × {per step" in done.stdout.decode()
 
 
 @pytest.mark.parametrize(
@@ -207,7 +221,7 @@ def test_the_same_command_again_trains_nothing(table):
     before = result.stat().st_mtime_ns
     done = recdrop(*TINY, "--out", str(folder))
     assert done.returncode == 0
-    assert "1 of 1 cells were finished before" in done.stdout
+    assert "1 of 1 runs were finished before" in done.stdout
     assert result.stat().st_mtime_ns == before
 
 
@@ -254,7 +268,7 @@ def test_signals_stop_the_workers_and_leave_no_orphan(tmp_path, number, code):
     assert process.returncode == code
     assert time.monotonic() - start < 10
     if number != signal.SIGKILL:  # which says nothing and cannot wait for its workers
-        assert f"stopped by {number.name}; 0 of 1 cells are finished" in said
+        assert f"stopped by {number.name}; 0 of 1 runs are finished" in said
         assert gone(worker)
     while not gone(worker):
         assert time.monotonic() - start < 10

@@ -1,5 +1,6 @@
 """``recdrop train``, ``evaluate``, ``generate`` and ``report`` as a user meets them."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,7 @@ def test_all_faults_of_all_sources_are_told_at_once(tmp_path, capsys):
     }
     out = tmp_path / "run"
     tokens = ["--data", str(tmp_path / "nowhere"), "--out", str(out), "--config", str(config)]
+    tokens += ["--set", "layers", "--column", "2"]
     assert main(["train", "char-lm", *tokens, *setting(wrong)]) == 2
     said = capsys.readouterr().err
     for told in (
@@ -156,9 +159,27 @@ def test_all_faults_of_all_sources_are_told_at_once(tmp_path, capsys):
         "task: the command says char-lm, the settings 'word-lm'",
         "table: only recdrop reproduce",
         "nowhere: no such file or folder",
+        "--set layers: expected KEY=VALUE",
+        "--column: only ner has it",
     ):
         assert told in said
     assert not out.exists()
+
+
+def test_options_that_are_settings_are_told_as_such(tmp_path, capsys):
+    tokens = ["--hidden", "1", "--lr=1", "--clip-norm", "1", "--model.cell", "gru", "--seed", "1"]
+    tokens += ["--window", "3", "--nonsense", "1", "--otu", str(tmp_path)]
+    assert main(["train", "ner", *tokens]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "recdrop: --hidden: no such option, did you mean --set model.hidden=VALUE?",
+        "--lr: no such option, did you mean --set optim.lr=VALUE?",
+        "--clip-norm: no such option, did you mean --set optim.clip_norm=VALUE?",
+        "--model.cell: no such option, did you mean --set model.cell=VALUE?",
+        "--seed: no such option, did you mean --set seed=VALUE?",
+        "--window: no such option, did you mean --set model.window=VALUE?",
+        "--nonsense: no such option",
+        "--otu: no such option, did you mean --out?",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +234,21 @@ def test_the_settings_and_commands_of_the_page_are_taken(tmp_path):
         assert configured("word-lm", TrainOptions(set=[f"optim.decay={decay}"])) is not None
 
 
+def test_the_page_has_every_setting():
+    table = PAGE.read_text().partition("| setting | meaning |\n")[2].partition("\n\n")[0]
+    named, part = set(), ""
+    for row in table.splitlines():
+        for name in re.findall(r"`([a-z_.]+)`", row.split("|")[1]):
+            part = name.rpartition(".")[0] or part
+            named |= {name, f"{part}.{name.rpartition('.')[2]}"}
+    for presets in PRESETS.values():
+        for run in presets.values():
+            values = run.model_dump(exclude={"task", "table", "scale"})
+            for key, value in values.items():
+                wanted = {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
+                assert wanted <= named
+
+
 @pytest.mark.parametrize(
     ("pairs", "told"),
     [
@@ -255,15 +291,74 @@ def test_a_run_tells_what_it_came_to_and_the_same_command_trains_no_more(
     assert f"perplexity: test {scores(words)['test']:.5g}, " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("task", "line", "told"),
+    [
+        ("word-lm", "the cat sat on it\n", "words; vocabulary: 7 symbols"),
+        ("char-lm", "the cat sat on it\n", "characters as they stand; vocabulary: 12 symbols"),
+        (
+            "char-lm",
+            "t h e _ c a t\n",
+            "spaced symbols, as in Mikolov's character files; vocabulary: 8 symbols",
+        ),
+    ],
+)
+def test_training_tells_how_a_text_was_recognised(task, line, told, tmp_path, capsys):
+    (tmp_path / "own.txt").write_text(line * 400)
+    assert train(task, tmp_path / "own.txt", tmp_path / "run", schedule__epochs=1) == 0
+    said = capsys.readouterr().out
+    assert f"text: {told}\n" in said
+    assert "<unk>" not in said
+
+
+def test_the_share_of_unknown_symbols_is_told_stored_and_reported(tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    for name, line in (("train", "a b c\n"), ("valid", "a x c\n"), ("test", "a b c x\n")):
+        (tmp_path / "texts" / f"{name}.txt").write_text(line * 200)
+    assert train("word-lm", tmp_path / "texts", tmp_path / "run") == 0
+    assert "; <unk>: valid 25%, test 20%\n" in capsys.readouterr().out
+    sources = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert [sources[name]["unknown"] for name in ("train", "valid", "test")] == [0, 200, 200]
+    assert main(["report", str(tmp_path)]) == 0
+    assert "- &lt;unk>: valid 25%, test 20%\n" in (tmp_path / "report.md").read_text()
+
+
+def test_training_tells_what_it_never_reads(tmp_path, capsys):
+    """Of 1,000 symbols 4 streams of 6 leave 15, of 991 they leave 6."""
+    for length, told in ((1_000, "the last 1.5% (15 symbols) are never read, for they"), (991, "")):
+        for name in ("train", "valid", "test"):
+            (tmp_path / f"{name}.txt").write_text(("ab" * length)[:length])
+        assert train("char-lm", tmp_path, tmp_path / str(length), schedule__epochs=1) == 0
+        said = capsys.readouterr().out
+        assert ("train: the last" in said) == bool(told)
+        assert told in said
+
+
+def test_training_tells_of_pieces_that_are_too_short(tmp_path, capsys):
+    """Scores of short texts depend on the batch."""
+    told = "test: read in 4 pieces of fewer than 10 windows, each from a zero state"
+    for name, lengths in (("short", (239, 239)), ("long", (240, 240)), ("mixed", (240, 239))):
+        for part, length in zip(("train", "valid", "test"), (500, *lengths), strict=True):
+            (tmp_path / f"{part}.txt").write_text(("ab" * length)[:length])
+        assert train("char-lm", tmp_path, tmp_path / name, schedule__epochs=1) == 0
+        said = capsys.readouterr().out
+        assert (told in said) == (name != "long")
+        assert ("valid and test: read in" in said) == (name == "short")
+    assert train("char-lm", tmp_path, tmp_path / "one", schedule__epochs=1, data__batch=1) == 0
+    assert "zero state" not in capsys.readouterr().out
+
+
 def test_other_settings_or_data_in_the_same_folder_are_refused(text, words, tmp_path, capsys):
     paper = ("--preset", "paper")
     assert train("word-lm", text, words, *paper, model__hidden=9) == 2
     assert "model.hidden: stored 8, asked 9" in capsys.readouterr().err
     assert train("char-lm", text, words) == 2
     assert "task: stored 'word-lm', asked 'char-lm'" in capsys.readouterr().err
+    assert train("word-lm", write_text(tmp_path / "other", 61), words, *paper) == 2
+    assert "other than those the run began with (train, valid, test)" in capsys.readouterr().err
     (words / "result.json").rename(tmp_path / "result.json")
     try:
-        assert train("word-lm", write_text(tmp_path / "other", 61), words, *paper) == 2
+        assert train("word-lm", tmp_path / "other", words, *paper) == 2
     finally:
         (tmp_path / "result.json").rename(words / "result.json")
     assert "does not agree with the data given now" in capsys.readouterr().err
@@ -526,6 +621,17 @@ def test_plain_lines_where_there_is_no_terminal(text, tmp_path, monkeypatch, cap
     assert "\r" not in said
 
 
+def test_plain_lines_on_a_terminal_that_draws_no_bar(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(session, "_REFRESH", 0.0)
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=200, _environ={"TERM": "dumb"})
+    monkeypatch.setattr(session, "console", lambda: terminal)
+    assert train("char-lm", text, tmp_path / "run") == 0
+    assert re.search(r"^\d+ s: at most \d+ s left; run epoch 2 of", screen.getvalue(), re.M)
+    assert "\x1b" not in screen.getvalue()
+
+
 def test_a_bar_on_a_terminal_of_80_columns(text, tmp_path, monkeypatch):
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=80, color_system=None)
@@ -543,7 +649,8 @@ def test_a_bar_on_a_terminal_of_80_columns(text, tmp_path, monkeypatch):
     assert train("word-lm", text, tmp_path / "run", schedule__epochs=3) == 0
     frames = re.split(r"\x1b\[[0-9;?]*[A-Za-z]|\r", screen.getvalue())
     lines = [line.rstrip() for frame in frames for line in frame.splitlines()]
-    assert max(map(len, lines)) <= 80
+    notes = [line for line in lines if re.match("train: |valid and test: ", line)]
+    assert max(len(line) for line in lines if line not in notes) <= 80
     bars = [line for line in lines if re.match(r"run [━╸╺ ]{4,} epoch 3 of at most 3, ", line)]
     assert any(re.search(r"at most \d+ s left +\d:\d\d:\d\d$", line) for line in bars)
     told = r" +[\d,]+ tokens/s; perplexity: train [\d.]+, valid [\d.]+"
@@ -655,6 +762,17 @@ def test_evaluate_in_one_stream_is_another_number_and_says_which_net(
     assert len(numbers) == len(set(numbers)) == 3
     best = json.loads((words / "result.json").read_text())["outcome"]["best_update"]
     assert f"the net after {best} updates" in exact
+
+
+def test_evaluate_of_spaced_symbols_refuses_other_texts(tmp_path, capsys):
+    (tmp_path / "own.txt").write_text("t h e _ c a t\n" * 400)
+    assert train("char-lm", tmp_path / "own.txt", tmp_path / "run", schedule__epochs=1) == 0
+    (tmp_path / "other.txt").write_text("a cat\nthe cat\n")
+    for name, code in (("own.txt", 0), ("other.txt", 2)):
+        assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / name)]) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "other.txt has words of several letters; expected single symbols" in said
 
 
 def test_evaluate_counts_what_the_vocabulary_lacks(characters, tmp_path, capsys):
@@ -804,9 +922,24 @@ def test_generate_with_a_closed_stream(stream, told, characters, capsys, monkeyp
     assert told in capsys.readouterr().err
 
 
-def test_generate_takes_prompts_from_a_pipe(characters, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("a bit\n\nof text"))
-    said = written(capsys, characters, "--length", "10", "--temperature", "0")
+@contextlib.contextmanager
+def piped(content: bytes, monkeypatch) -> Iterator[None]:
+    """Standard input that holds so much and ends."""
+    taken, given = os.pipe()
+    os.write(given, content)
+    os.close(given)
+    with os.fdopen(taken) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        yield
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a bit\n\nof text", b"a bit\r\n\r\nof text\r\n", b"\xef\xbb\xbfa bit\r\rof text\r"],
+)
+def test_generate_takes_prompts_from_a_pipe(content, characters, capsys, monkeypatch):
+    with piped(content, monkeypatch):
+        said = written(capsys, characters, "--length", "10", "--temperature", "0")
     asked = [
         written(capsys, characters, "--length", "10", "--temperature", "0", "--prompt", prompt)
         for prompt in ("a bit", "", "of text")
@@ -817,9 +950,10 @@ def test_generate_takes_prompts_from_a_pipe(characters, capsys, monkeypatch):
 def test_prompts_that_are_no_text(characters, capsys, monkeypatch):
     assert main(["generate", str(characters), "--prompt", "caf\udce9"]) == 2
     assert "the prompt is not UTF-8" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8"))
-    assert main(["generate", str(characters)]) == 2
-    assert "standard input is not UTF-8" in capsys.readouterr().err
+    for content, told in ((b"a\ncaf\xe9\n", "2: not UTF-8"), (b"a\0\n", "1: NUL is not text")):
+        with piped(content, monkeypatch):
+            assert main(["generate", str(characters)]) == 2
+        assert f"standard input:{told}" in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):
@@ -860,9 +994,9 @@ def test_report_tells_of_runs_at_any_depth(text, characters, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"Written: {tmp_path / 'report.html'}" in said
     page = (tmp_path / "report.md").read_text()
-    assert "word-lm: my-words" in page
-    assert "Folder: deep/er/run" in page
-    assert f"{scores(tmp_path / 'mine')['test']:.5g}" in page
+    assert "### mine (word-lm, my-words)\n" in page
+    assert "### deep/er/run (char-lm)\n" in page
+    assert f"- test, perplexity: {scores(tmp_path / 'mine')['test']:.5g}\n" in page
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.html", "pictures/run-1.svg"])
@@ -877,7 +1011,7 @@ def test_report_replaces_no_file_but_a_reports(name, characters, tmp_path, capsy
     assert (runs / name).read_text() == "my own\n"
     assert main(["report", str(runs), "--out", str(out)]) == 0
     assert main(["report", str(runs), "--out", str(out)]) == 0  # its own
-    assert "char-lm: run" in (out / "report.md").read_text()
+    assert "### run (char-lm)\n" in (out / "report.md").read_text()
     assert sorted(path.name for path in runs.iterdir()) == before
     assert main(["report", str(runs / "run")]) == 0  # whose result.json is not written
 

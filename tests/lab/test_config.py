@@ -219,11 +219,20 @@ def test_a_value_of_any_length_is_no_riddle():
         changed(tiny_run(), settings([f"seed={'9' * 5000}"]))
 
 
-def test_a_key_of_another_table_is_not_proposed_in_place_of_itself():
-    with pytest.raises(BadInput, match=r"hidden: no such key, got 3$"):
-        changed(tiny_run(), settings(["hidden=3"]))
-    with pytest.raises(BadInput, match="did you mean hidden"):
-        changed(tiny_run(), settings(["model.hiden=3"]))
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("hidden", "no such key, did you mean model.hidden?, got 3"),
+        ("optim.hidden", "no such key, did you mean model.hidden?, got 3"),
+        ("hiden", "no such key, did you mean model.hidden?, got 3"),
+        ("model.hiden", "no such key, did you mean hidden?, got 3"),
+        ("words", "no such key, got 3"),  # of data.chunks
+    ],
+)
+def test_an_unknown_key_is_told_with_those_that_may_be_meant(key, told):
+    with pytest.raises(BadInput) as caught:
+        changed(PRESETS["ner"]["small"], settings([f"{key}=3"]))
+    assert str(caught.value) == f"{key}: {told}"
 
 
 def test_differences_name_the_fields():

@@ -301,9 +301,13 @@ def test_one_file_is_split_by_its_texts(tmp_path):
     lines = [f"{'pos' if i < 50 else 'neg'}\t{text}\n" for i, text in enumerate(texts)]
     parts = read_splits(written(tmp_path, "".join(lines)))
     order = sorted(set(texts), key=lambda text: sha256(text.encode()).hexdigest())
-    assert {row.text for row in parts["test"]} == set(order[-4:])
-    assert {row.text for row in parts["valid"]} == set(order[-8:-4])
-    assert {row.text for row in parts["train"]} == set(order[:-8])
+    both, pos, neg = (
+        [text for text in order if first <= int(text.split()[1]) < stop]
+        for first, stop in ((0, 5), (5, 50), (50, 95))
+    )
+    assert {row.text for row in parts["test"]} == {*pos[-2:], *neg[-2:]}
+    assert {row.text for row in parts["valid"]} == {*pos[-4:-2], *neg[-4:-2]}
+    assert {row.text for row in parts["train"]} == {*both, *pos[:-4], *neg[:-4]}
     assert sorted(row.line for read in parts.values() for row in read) == list(range(1, 101))
     for read in parts.values():
         assert read == sorted(read, key=lambda row: row.line)  # the order stays
@@ -312,6 +316,21 @@ def test_one_file_is_split_by_its_texts(tmp_path):
     for part, read in parts.items():
         assert {row.text for row in again[part]} == {row.text for row in read}
     refused("has 19 different.*at least 20", read_splits, written(tmp_path, "".join(lines[:19])))
+
+
+def test_each_label_has_its_share_of_every_part(tmp_path):
+    numbers = {"common": 1_000, "less": 200, "few": 20, "two": 2, "rare": 1}
+    labels = [label for label, number in numbers.items() for _ in range(number)]
+    for seed in range(20):  # other texts, other digests
+        lines = [f"{label}\ttext {seed} {i}\n" for i, label in enumerate(labels)]
+        parts = read_splits(written(tmp_path, "".join(lines)))
+        counts = {part: Counter(row.label for row in read) for part, read in parts.items()}
+        for part in ("valid", "test"):
+            assert counts[part].total() == 61
+            for label, number in numbers.items():
+                assert abs(counts[part][label] - number / 20) <= 1
+        assert counts["train"].keys() == numbers.keys()
+        assert counts["train"]["two"] == 2
 
 
 def test_a_folder_of_labels_is_split(tmp_path):
@@ -579,6 +598,9 @@ def by_definition(gold, predicted, label):
     return 2 / (1 / precision + 1 / recall)
 
 
+LABELS = ("negative", "neutral", "positive")
+
+
 def test_scores_by_their_definition():
     rng = random.Random(0)
     for _ in range(1_000):
@@ -589,10 +611,10 @@ def test_scores_by_their_definition():
             assert f1_of(gold, predicted, label) == pytest.approx(
                 float(by_definition(gold, predicted, label)), abs=1e-15
             )
-        two = sum(by_definition(gold, predicted, label) for label in ("positive", "negative")) / 2
-        assert mean_f1(gold, predicted) == pytest.approx(float(two), abs=1e-15)
-        macro = sum(by_definition(gold, predicted, label) for label in labels) / len(labels)
-        assert mean_f1(gold, predicted, labels) == pytest.approx(float(macro), abs=1e-15)
+        asked = ["positive", "negative"] if len(labels) > 1 else labels
+        scored = [x for x in asked if x in {*gold, *predicted}] or {*gold, *predicted}
+        mean = sum(by_definition(gold, predicted, label) for label in scored) / len(scored)
+        assert mean_f1(gold, predicted, labels) == pytest.approx(float(mean), abs=1e-15)
         right = [g == p for g, p in zip(gold, predicted, strict=True)]
         assert accuracy(gold, predicted) == pytest.approx(right.count(True) / len(right))
 
@@ -603,18 +625,29 @@ def test_scores_worked_out_by_hand():
     assert f1_of(gold, predicted, "positive") == pytest.approx(2 / 3)  # precision 1, recall 1/2
     assert f1_of(gold, predicted, "negative") == pytest.approx(2 / 3)  # precision 1/2, recall 1
     assert f1_of(gold, predicted, "other") == 0.0
-    assert mean_f1(gold, predicted) == pytest.approx(2 / 3)
+    assert mean_f1(gold, predicted, LABELS) == pytest.approx(2 / 3)
     assert accuracy(gold, predicted) == pytest.approx(3 / 5)
-    assert (accuracy([], []), mean_f1([], [])) == (0.0, 0.0)
-    for score in (accuracy, mean_f1):
+    assert (accuracy([], []), mean_f1([], [], LABELS)) == (0.0, 0.0)
+    for score in (accuracy, lambda *both: mean_f1(*both, LABELS)):
         with pytest.raises(ValueError, match="shorter"):
             score(gold, predicted[1:])
 
 
 def test_which_labels_are_scored():
-    assert labels_to_score(("negative", "neutral", "positive")) == ("positive", "negative")
-    assert labels_to_score(("negative", "neutral")) == ("negative", "neutral")
-    assert labels_to_score(["0", "4"]) == ("0", "4")
+    """By what the net knows, so that a measure stays the same from look to look."""
+    of = lambda gold, predicted: labels_to_score([gold], [predicted], LABELS)  # noqa: E731
+    assert of("positive", "negative") == ("positive", "negative")
+    assert of("positive", "neutral") == ("positive",)
+    assert of("neutral", "negative") == ("negative",)
+    assert of("neutral", "neutral") == ("neutral",)
+    assert labels_to_score("404", "000", "0234") == ("0", "4")
+
+
+def test_a_label_that_does_not_occur_is_no_part_of_the_mean():
+    assert mean_f1("ab", "ab", "abc") == 1.0
+    assert mean_f1("ab", "ac", "abc") == pytest.approx(1 / 3)
+    assert mean_f1(["positive", "neutral"], ["positive", "neutral"], LABELS) == 1.0
+    assert mean_f1(["positive", "neutral"], ["positive", "negative"], LABELS) == 0.5
 
 
 # ----------------------------------------------------------------------------------- the benchmarks

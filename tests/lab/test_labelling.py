@@ -323,6 +323,15 @@ def test_a_classifier_is_evaluated_as_in_training(classifier, capsys):
         assert (f1["positive"] + f1["negative"]) / 2 == pytest.approx(100 * scores[name], abs=0.01)
 
 
+def test_a_file_without_one_of_the_labels_can_be_right_in_full(classifier, tmp_path, capsys):
+    trained, lines = open_classifier(classifier), [text for _, text in sentiment.texts(30, 9)]
+    found = zip((one.label for one in classify(trained, lines)), lines, strict=True)
+    rows = [(label, text) for label, text in found if label != "negative"]
+    path = sentiment.write_rows(tmp_path / "in.tsv", rows)
+    assert main(["evaluate", str(classifier), "--data", str(path)]) == 0
+    assert "mean F1 of neutral and positive 100.00, accuracy 100.00%" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "options", "told"),
     [
@@ -486,6 +495,16 @@ def test_what_a_pipe_may_not_have(given, told, classifier, monkeypatch, tmp_path
     said = capsys.readouterr()
     assert said.out == answers(classifier, ["good", "bad"])  # what came before has its answers
     assert told in said.err
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"x " * 60_000])
+def test_lines_of_a_file_before_a_bad_one_have_their_answers(bad, classifier, tmp_path, capsys):
+    lines = ["good day", "awful"] * 140
+    (tmp_path / "in").write_bytes("\n".join(lines).encode() + b"\n" + bad + b"\ngood\n")
+    assert main(["classify", str(classifier), str(tmp_path / "in")]) == 2
+    said = capsys.readouterr()
+    assert said.out == answers(classifier, lines)
+    assert f"{tmp_path / 'in'}:281: byte " in said.err
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])

@@ -100,6 +100,8 @@ def test_rows_are_whole_contiguous_windows_with_their_shifted_copies(length, bat
         assert torch.cat(targets)[:, row].tolist() == tokens[begin + 1 :][: windows * window]
         row += 1
     assert row == len(streams.starts)
+    read = torch.cat([part.flatten() for step in range(windows) for part in streams.read(step)])
+    assert streams.unread == length - len(read.unique())
 
 
 def test_the_authors_numbers_of_windows():
@@ -108,6 +110,7 @@ def test_the_authors_numbers_of_windows():
     streams = training_streams(torch.zeros(train, dtype=torch.int64), lstm)
     assert (streams.windows, len(streams.starts)) == (829, 32)
     assert 829 * 32 * 35 == 928_480
+    assert streams.unread == 929_589 - 928_480 - 1
     assert [paper_windows(n, 32, 35) for n in (train, valid, test)] == [829, 65, 73]
     rnn = training_streams(
         torch.zeros(train, dtype=torch.int64), TextData(batch=32, window=15, stride=5)

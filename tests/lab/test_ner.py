@@ -206,6 +206,8 @@ def test_it_learns_stage_by_stage_and_is_evaluated_the_same(tmp_path, capsys):
     assert f"F1 {100 * scores['test']:6.2f}" in said
     gold = read_columns(data / "test.txt")
     trained = open_tagger(tmp_path / "run")
+    share = trained.words.unknown_share(word for one in gold for word in one.words)
+    assert f" words, {share:.1%} unknown, " in said
     found = [one.tags for one in tag(trained, [one.words for one in gold])]
     wanted, _ = conlleval([one.tags for one in gold], found)
     for name, line in zip(("overall", "LOC", "PER"), said.splitlines()[2:], strict=True):
@@ -284,6 +286,8 @@ def test_what_was_read_is_told(tmp_path, capsys):
     assert main([*tokens, "--set", "schedule.epochs=1"]) == 0
     said = capsys.readouterr().out
     assert "train: train.txt, 60 sentences, tags in iob2\n" in said
+    for what in ("F1 .*", "precision", "recall"):
+        assert re.search(rf"^{what}: test \S+%, test_last \S+%", said, re.M)
     assert (
         "valid: valid.txt, 1 sentence, tags in iob1; 1 out of place, the first in line 5\n" in said
     )
@@ -291,6 +295,7 @@ def test_what_was_read_is_told(tmp_path, capsys):
     tokens_known = (counts["Rome"] + counts["Paris"]) / counts.total()
     told = f"of {tokens_known:.1%} of the training words, {2 / len(counts):.1%} of the different"
     assert f"vectors: v.safetensors, {told} ones\n" in said
+    assert f"unknown words: train {1 - tokens_known:.1%}, valid 40.0%, test " in said
 
 
 def test_tuned_vectors_start_as_given_and_change(tmp_path):

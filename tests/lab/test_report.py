@@ -366,14 +366,47 @@ def test_environment_and_time_are_told(tmp_path, written):
 
 
 def test_a_run_without_a_table_has_its_own_section(tmp_path, written):
-    store(tmp_path, PRESETS["char-lm"]["small"], {"valid": 2.25, "test": 2.31})
+    store(tmp_path, PRESETS["char-lm"]["small"], {"valid": 2.25, "test": 2.31}, best_update=8)
     assert gather(tmp_path).tables == ()
     page, markdown = written()
-    assert "## char-lm: run" in markdown
-    assert "- valid: 2.25" in markdown
-    assert "<dt>valid</dt><dd>2.25</dd>" in page
+    assert "### runs/run/seed-0 (char-lm)\n" in markdown
+    assert "- valid, bits per character: 2.25\n" in markdown
+    assert "- best epoch: 2 of 3\n" in markdown
+    assert "<dt>valid, bits per character</dt><dd>2.25</dd>" in page
+    assert "<table" not in page  # of one run
     assert page.count("<svg") == 1
     assert (tmp_path / "pictures" / "run-1.svg").is_file()
+
+
+def test_runs_of_ones_own_are_told_apart_and_compared(tmp_path, written):
+    text, names = PRESETS["char-lm"]["small"], PRESETS["ner"]["small"]
+    store(tmp_path / "a", text, {"valid": 2.25, "test": 2.31}, best_update=8)
+    store(tmp_path / "b", text, None)
+    shares = {"train": 0.9, "valid": 0.5, "test": 0.25, "test_precision": 0.125}
+    store(tmp_path / "c", changed(names, {"name": "mine"}), shares, best_update=7)
+    store(tmp_path / "d", PRESETS["temporal-order"]["quick"], {"test": 1.0})
+    page, markdown = written()
+    before, _, table = markdown.partition("## Runs\n\n")
+    assert "###" not in before
+    assert table.split("\n\n")[0].split("\n") == [
+        "| run | task | score | valid | test | best epoch |",
+        "| :-- | --: | --: | --: | --: | --: |",
+        "| a/runs/run/seed-0 | char-lm | bits per character | 2.25 | 2.31 | 2 of 3 |",
+        "| b/runs/run/seed-0 | char-lm | bits per character | unfinished | - | - |",
+        "| c/runs/mine/seed-0 | ner | F1 | 50.00% | 25.00% | update 7 |",
+        "| d/runs/run/seed-0 | temporal-order | accuracy | - | 100.00% | - |",
+    ]
+    assert re.findall("^### (.*)$", markdown, re.MULTILINE) == [
+        "a/runs/run/seed-0 (char-lm)",
+        "b/runs/run/seed-0 (char-lm)",
+        "c/runs/mine/seed-0 (ner, mine)",
+        "d/runs/run/seed-0 (temporal-order)",
+    ]
+    for told in ("train, words right: 90.00%", "valid, F1: 50.00%", "test_precision: 12.50%"):
+        assert f"- {told}\n" in markdown
+    assert '<a href="#run-3">c/runs/mine/seed-0</a>' in page
+    assert '<h3 id="run-3">c/runs/mine/seed-0 (ner, mine)</h3>' in page
+    assert page.index("<table") < page.index("<h3")
 
 
 def test_a_run_whose_name_is_no_cell_is_not_lost(tmp_path):
@@ -413,6 +446,22 @@ def test_runs_below_other_peoples_folders_and_below_runs_are_read(tmp_path):
     (told,) = report.unread
     assert told.startswith(".: ")
     assert "no task is named" in told
+
+
+def test_runs_behind_links_are_read_once(tmp_path):
+    store(tmp_path / "elsewhere", words(), {"valid": 300.0, "test": 290.0})
+    store(tmp_path / "out", words("none"), {"valid": 310.0, "test": 300.0})
+    out = tmp_path / "out"
+    for name in ("far", "far-again"):
+        (out / name).symlink_to(tmp_path / "elsewhere")
+    (out / "deeper").symlink_to(tmp_path / "elsewhere" / "runs" / "ours-step-25")
+    (out / "a-near-one").symlink_to(out / "runs" / "none")
+    (out / "loop").symlink_to(out)
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path)
+    (out / "nowhere").symlink_to(tmp_path / "nowhere")
+    report = gather(out)
+    assert [one.place for one in report.runs] == ["runs/none/seed-0", "deeper/seed-0"]
+    assert report.unread == ()
 
 
 def test_a_folder_whose_name_is_no_text_is_told_as_well_as_may_be(tmp_path):

@@ -135,6 +135,41 @@ def test_other_data_than_those_begun_with_are_refused(tmp_path):
         run_cell(tmp_path / "run", tiny_words(), text)
 
 
+def test_data_that_were_only_renamed_are_the_same(tmp_path):
+    text, folder = write_text(tmp_path / "text"), tmp_path / "run"
+    run_cell(tmp_path / "whole", tiny_words(), text)
+    stopped_at(folder, 5, tiny_words(), text)
+    stored = (folder / "data.json").read_bytes()
+    for part in ("train", "valid", "test"):
+        (text / f"{part}.txt").rename(text / f"ptb.{part}.txt")
+    run_cell(folder, tiny_words(), text)
+    assert result_of(folder) == result_of(tmp_path / "whole")
+    assert (folder / "data.json").read_bytes() == stored
+    run_cell(folder, tiny_words(), text)  # finished
+
+
+@pytest.mark.parametrize("task", TASKS[1:])
+def test_a_finished_run_tells_its_result_for_the_same_data_only(task, tmp_path):
+    given, heard = tiny_of(task, tmp_path, short=True), Heard()
+    result = given.train(tmp_path / "run")
+    assert given.train(tmp_path / "run", watcher=heard) == result
+    assert heard.warnings == []
+    for file in given.files.values():
+        content = file.read_text()
+        file.write_text(content + content)
+        with pytest.raises(BadInput, match=r"other than those the run began with \(pretrain_train"):
+            given.train(tmp_path / "run")
+        file.write_text(content)
+    assert given.data is not None
+    train = next(path for path in given.data.iterdir() if "train" in path.name)
+    train.write_text(train.read_text() + train.read_text())
+    with pytest.raises(BadInput, match=r"other than those the run began with \(train\)"):
+        given.train(tmp_path / "run")
+    shutil.rmtree(given.data)
+    assert given.train(tmp_path / "run", watcher=heard) == result
+    assert heard.warnings[0].startswith(f"{given.data}: gone, and not compared")
+
+
 def result_of(folder):
     """All that must be equal to the bit: outcome, metrics, last checkpoint."""
     outcome = json.loads((folder / "result.json").read_text())["outcome"]

@@ -1,6 +1,7 @@
 """The classifier: texts as ids, the last true step, stages, scores, its files."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ import torch
 from recdrop.lab.cli import main
 from recdrop.lab.config import Adam, Classifier, LabelledData, Schedule, SentimentRun
 from recdrop.lab.errors import BadInput
-from recdrop.lab.label_scores import labels_to_score, mean_f1
+from recdrop.lab.label_scores import mean_f1
 from recdrop.lab.labelled_tables import Labelled
 from recdrop.lab.runs import read_rows, run_cell
 from recdrop.lab.settings import changed
@@ -173,14 +174,9 @@ def test_scores_are_those_of_the_labels_it_gives():
     task.net.train()
     looked = task.look()
     assert looked.loss == pytest.approx(nats / 11, rel=1e-5)
-    assert looked.score == mean_f1(gold, found)
+    assert looked.score == mean_f1(gold, found, LABELS)
     assert set(task.conclude()) == {"valid", "valid_accuracy", "test", "test_accuracy"}
     assert task.net.training
-
-
-def test_the_score_is_macro_where_there_is_no_positive_and_negative():
-    assert labels_to_score(("no", "yes")) == ("no", "yes")
-    assert labels_to_score(LABELS) == ("positive", "negative")
 
 
 @pytest.mark.parametrize("weak", [False, True])
@@ -234,6 +230,7 @@ def test_it_learns_and_is_evaluated_the_same(tmp_path, capsys):
         said = capsys.readouterr().out
         assert f"positive and negative {100 * scores[name]:.2f}" in said
         assert f"accuracy {scores[f'{name}_accuracy']:.2%}, 20 texts" in said
+        assert said.splitlines()[1].endswith(", 0.0% of their words unknown")
 
 
 def test_pretraining_is_a_stage_and_its_best_net_goes_on(tmp_path):
@@ -433,6 +430,24 @@ def test_a_header_of_other_names_trains_nothing(part, tmp_path, capsys):
         numbers = sorted(Counter(label for label, _ in rows).items())
         told = ", ".join(f"{number} {label}" for label, number in numbers)
         assert f"\n{name}: {len(rows)} texts: {told}\n" in f"\n{said}"
+
+
+def test_unknown_words_are_told_and_texts_of_nothing_else_refused(tmp_path, capsys):
+    data = write_texts(tmp_path / "data")
+    write_rows(data / "test.tsv", [("positive", "good new day"), ("negative", "bad")])
+    tokens = ["train", "sentiment", "--data", str(data), *SMALL]
+    assert main([*tokens, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "\nunknown words: train 0.0%, valid 0.0%, test 25.0%\n" in said
+    assert re.search(r"^mean F1 .*: test \S+%, test_last \S+%, train ", said, re.M)
+    assert re.search(r"^accuracy: test \S+%, test_last \S+%, valid ", said, re.M)
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(data / "test.tsv")]) == 0
+    assert "2 texts, 25.0% of their words unknown\n" in capsys.readouterr().out
+    write_rows(
+        data / "train.tsv", [(a, f"{b}{i}".replace(" ", "")) for i, (a, b) in enumerate(texts(60))]
+    )
+    assert main([*tokens, "--set", "data.min_count=2", "--out", str(tmp_path / "other")]) == 2
+    assert "none of the 60 different words of the training texts" in capsys.readouterr().err
 
 
 SMALL = ["--set", "model.hidden=4", "--set", "model.embedding=3", "--set", "schedule.epochs=1"]

@@ -17,7 +17,7 @@ import torch
 from recdrop.lab import files
 from recdrop.lab.config import TextData
 from recdrop.lab.errors import BadInput
-from recdrop.lab.text import read_corpus, read_text
+from recdrop.lab.text import read_corpus, read_text, unknown_shares
 from recdrop.lab.vocabulary import Vocabulary, decode_text, encode_line
 from tests.lab.benchmark_data import benchmark
 
@@ -109,6 +109,16 @@ def test_files_tell_name_digest_and_tokens(tmp_path):
     assert symbols(read, "valid") == ["b", "a", "<eos>"]
 
 
+def test_files_tell_how_much_of_them_is_unknown(tmp_path):
+    read = corpus(tmp_path, "a a b b c\n", "b x\n", "a\n", min_count=2, share=0.5)
+    assert [source.unknown for source in read.files.values()] == [1, 1, 0]
+    sources = {name: source._asdict() for name, source in read.files.items()}
+    assert unknown_shares(sources | {"tags": ["O"]}) == "train 16.7%, valid 33.3%"
+    closed = corpus(tmp_path, "a <unk>\n", unknown=False)  # a word like others
+    assert [source.unknown for source in closed.files.values()] == [0, 0, 0]
+    assert not unknown_shares({"train": {"name": "older.txt", "tokens": 3}})
+
+
 def test_a_share_keeps_at_least_one_symbol_and_the_whole_vocabulary(tmp_path):
     read = corpus(tmp_path, "a b\nc d\n", share=0.01)
     assert symbols(read) == ["a"]
@@ -136,6 +146,19 @@ def test_auto(tmp_path, content, task, splitting):
     assert read.splitting == splitting
     expected = list(content) if splitting == "characters" else content.replace("\n", " <eos> ")
     assert symbols(read) == (expected if isinstance(expected, list) else expected.split())
+
+
+def test_beside_spaced_symbols_a_text_of_words_is_refused(tmp_path):
+    spaced, words = "t h e _ c a t\n" * 200, "the cat\n"
+    told = "words of several letters; expected single symbols between blanks"
+    for texts in ((spaced, words, spaced), (spaced, spaced, words)):
+        refused(told, corpus, tmp_path, *texts, task="char-lm", symbols="auto")
+    late = spaced + words  # which training would take too
+    read = corpus(tmp_path, late, late, late, task="char-lm", symbols="auto")
+    assert "the" in read.vocabulary.symbols
+    other = tmp_path / "other.txt"
+    other.write_text(words)
+    assert str(other) in refused(told, read_text, other, read.vocabulary)
 
 
 def test_words_asked_for_are_words_in_a_character_model_too(tmp_path):
@@ -520,7 +543,13 @@ def tokens(name, raw, splitting):
                 words.append("<eos>")
             found += [(word, number) for word in words]
     not_blank(name, found)
+    if splitting == "spaced" and not is_spaced(raw):
+        raise Refused(f"{name} has words ")
     return found
+
+
+def is_spaced(raw):
+    return all(len(word) == 1 for word in raw.decode().removeprefix("\ufeff").split()[:1000])
 
 
 def not_blank(name, found):
@@ -574,8 +603,7 @@ def oracle(raws, task, data):
         splitting = "words"
     elif splitting == "auto":
         broken(names[0], raws[0])
-        words = raws[0].decode().removeprefix("\ufeff").split()[:1000]
-        splitting = "spaced" if all(len(word) == 1 for word in words) else "characters"
+        splitting = "spaced" if is_spaced(raws[0]) else "characters"
     read = [tokens(name, raw, splitting) for name, raw in zip(names, raws, strict=True)]
     parts = read if len(read) == 3 else parts_of(names[0], read[0], splitting)
     vocabulary = vocabulary_of(parts[0], data)

@@ -28,11 +28,30 @@ def test_learned_words_are_the_training_texts_own_in_small_letters():
     assert words.vectors is words.source is words.stored is None
 
 
-@pytest.mark.parametrize(("count", "kept"), [(1, {"a", "b", "c"}), (2, {"a", "b"}), (4, set())])
+@pytest.mark.parametrize(("count", "kept"), [(1, {"a", "b", "c"}), (2, {"a", "b"}), (3, {"a"})])
 def test_rare_words_are_not_learned(count, kept):
     seen = Counter(["a", "A", "a", "b", "B", "c"])
     words = read_words(seen, (), LabelledData(min_count=count), None)
     assert set(words.vocabulary.symbols) == {*kept, "<unk>"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        (["a", "A", "b"], "none of the 2 different words of the training texts is there 3 times"),
+        (["<unk>"] * 9, "none of the 1 different words"),
+        ([], "none of the 0 different words"),
+    ],
+)
+def test_texts_of_which_no_word_would_be_known_are_refused(seen, told):
+    with pytest.raises(BadInput, match=f"data.min_count: {told}.*put blanks between the words"):
+        read_words(Counter(seen), (), LabelledData(min_count=3), None)
+
+
+def test_the_share_of_unknown_words():
+    words = read_words(Counter(["a", "b"]), (), LabelledData(), None)
+    assert words.unknown_share(["a", "B", "c", "a", "<unk>"]) == pytest.approx(2 / 5)
+    assert words.unknown_share([]) == 0
 
 
 def test_a_word_is_looked_up_as_written_and_then_in_small_letters(given):

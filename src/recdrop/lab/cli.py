@@ -19,8 +19,9 @@ from recdrop.lab.commands import evaluate, generate, report, train
 from recdrop.lab.console import complain
 from recdrop.lab.errors import BadInput, LabError, StorageFailed
 from recdrop.lab.labelling import calibrate, classify, tag
+from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.reproduce import reproduce
-from recdrop.lab.settings import faults
+from recdrop.lab.settings import ending_in, faults
 
 app = App(
     name="recdrop",
@@ -48,7 +49,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
         where several runs failed, the largest of theirs.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of a text
+        # A terminal may lack a character of a text; a file or a pipe need not.
+        encoding = None if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="replace")
     try:
         command, bound = _parse(list(sys.argv[1:] if tokens is None else tokens))
         result = command(*bound.args, **bound.kwargs)
@@ -114,8 +117,9 @@ def _unknown_options(tokens: list[str]) -> tuple[list[str], list[str]]:
     for token in given:
         option, equals, _ = token.partition("=")
         if option.startswith("--") and option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f", did you mean {close[0]}?" if close else ""
+            meant = _settings_meant(option, given) if "--set" in known else []
+            meant = meant or difflib.get_close_matches(option, known, n=1)
+            hint = f", did you mean {' or '.join(meant)}?" if meant else ""
             told.append(f"{option}: no such option{hint}")
             skipping = not equals
         elif token.startswith("-") or not skipping:
@@ -124,6 +128,13 @@ def _unknown_options(tokens: list[str]) -> tuple[list[str], list[str]]:
         else:
             skipping = False
     return told, rest
+
+
+def _settings_meant(option: str, given: list[str]) -> list[str]:
+    """How settings are given that an option of ``train`` is called like."""
+    key = option.removeprefix("--").replace("-", "_")
+    runs = [next(iter(presets.values())) for task, presets in PRESETS.items() if task in given]
+    return [f"--set {place}=VALUE" for run in runs for place in ending_in(key, run)]
 
 
 if __name__ == "__main__":

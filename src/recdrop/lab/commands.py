@@ -23,7 +23,7 @@ from recdrop.lab.console import (
 )
 from recdrop.lab.environment import DeviceName
 from recdrop.lab.errors import BadInput
-from recdrop.lab.labelling import evaluate_classifier, evaluate_tagger
+from recdrop.lab.labelling import evaluate_classifier, evaluate_tagger, read_lines
 from recdrop.lab.paper.presets import PRESETS
 from recdrop.lab.settings import changed, settings
 
@@ -110,21 +110,19 @@ def configured(task: TaskName, options: TrainOptions) -> Run | None:
     """The run that the options describe; None if the presets are asked for.
 
     Raises:
-        BadInput: With every fault at once.
+        BadInput: With every fault at once; but where the preset or the file is one, values are not
+            checked yet.
     """
     presets = PRESETS[task]
     name = options.preset or next(iter(presets))
     if name == "help":
         return None
     told = [] if name in presets else [f"--preset {name}: {task} has {', '.join(presets)}, help"]
-    layers = []
-    for read in (lambda: _toml(options.config), lambda: _settings(task, options)):
-        try:
-            layers.append(_as_json(read()))
-        except BadInput as error:
-            told.append(str(error))
-    told += [fault for layer in layers for fault in _reserved(layer, task)]
-    if len(layers) == 2 and name in presets:
+    file, unread = _toml(options.config)
+    given, wrong = _settings(task, options)
+    layers = [_as_json(file), _as_json(given)]
+    told += [*unread, *wrong, *(fault for layer in layers for fault in _reserved(layer, task))]
+    if name in presets and not unread:  # else nobody knows what the values go over
         try:
             run = changed(presets[name], *layers)
         except BadInput as error:
@@ -143,37 +141,35 @@ _COLUMNS = {"column": "ner", "text_column": "sentiment", "label_column": "sentim
 _COLUMN_OPTIONS = {"ner": "--column", "sentiment": "--text-column and --label-column"}
 
 
-def _settings(task: TaskName, options: TrainOptions) -> dict[str, Any]:
-    """What ``--set`` and its short forms say."""
-    given = {name: getattr(options, name) for name in _COLUMNS}
-    given = {name: value for name, value in given.items() if value is not None}
-    wrong = [
-        f"--{name.replace('_', '-')}: only {_COLUMNS[name]} has it"
-        for name in given
-        if _COLUMNS[name] != task
-    ]
-    if wrong:
-        raise BadInput("\n".join(wrong))
-    return settings(
-        [
-            *options.set,
-            *(
-                f"data.{name}={json.dumps(value, ensure_ascii=False)}"
-                for name, value in given.items()
-            ),
-        ]
-    )
+def _settings(task: TaskName, options: TrainOptions) -> tuple[dict[str, Any], list[str]]:
+    """What ``--set`` and its short forms say, and what of it says nothing."""
+    pairs, told = [], []
+    for pair in options.set:
+        try:
+            settings([pair])
+        except BadInput as error:
+            told.append(str(error))
+        else:
+            pairs.append(pair)
+    for name, of in _COLUMNS.items():
+        value = getattr(options, name)
+        if value is not None and of != task:
+            told.append(f"--{name.replace('_', '-')}: only {of} has it")
+        elif value is not None:
+            pairs.append(f"data.{name}={json.dumps(value, ensure_ascii=False)}")
+    return settings(pairs), told
 
 
-def _toml(path: Path | None) -> dict[str, Any]:
+def _toml(path: Path | None) -> tuple[dict[str, Any], list[str]]:
+    """What a file says, and why it cannot be read."""
     if path is None:
-        return {}
+        return {}, []
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig")), []
     except OSError as error:
-        raise BadInput(f"--config {path}: {error.strerror}") from None
+        return {}, [f"--config {path}: {error.strerror}"]
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of many digits
-        raise BadInput(f"--config {path}: not TOML: {error}") from None
+        return {}, [f"--config {path}: not TOML: {error}"]
 
 
 def _as_json(value: Any) -> Any:
@@ -218,11 +214,13 @@ def _as_toml(value: Any) -> str:
     return json.dumps("none" if value is None else value)
 
 
+_OTHER_MEASURES = ("accuracy", "precision", "recall")
+
+
 def _tell_result(folder: Path, task: TaskName, result: "Result") -> None:
     from recdrop.lab.progress import MEASURES, duration
 
-    outcome, out = result.outcome, console()
-    shares = task not in ("word-lm", "char-lm")
+    outcome, out, measure = result.outcome, console(), MEASURES[task]
     ended = {"epochs": "all epochs", "min_lr": "the smallest learning rate", "rule": "its rule"}
     why = ended.get(outcome.stopped_by, "patience")
     kept = f", kept: update {outcome.best_update:,}" if outcome.best_update else ""
@@ -230,11 +228,13 @@ def _tell_result(folder: Path, task: TaskName, result: "Result") -> None:
         out,
         f"{counted(outcome.updates, 'update')}, ended by {why}{kept}, {duration(result.seconds)}",
     )
-    scores = ", ".join(
-        f"{name} {score:.2%}" if shares else f"{name} {score:.5g}"
-        for name, score in sorted(outcome.scores.items())
-    )
-    say(out, f"{MEASURES[task]}: {scores}")
+    scores: dict[str, list[str]] = {measure.short: []}
+    for name, score in sorted(outcome.scores.items()):
+        what = next((other for other in _OTHER_MEASURES if other in name), measure.short)
+        of = name.replace(f"_{what}", "")
+        scores.setdefault(what, []).append(f"{of} {measure.told(score)}")
+    for what, told in scores.items():
+        say(out, f"{what}: {', '.join(told)}")
     say(out, f"Run: {folder}")
 
 
@@ -269,7 +269,7 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     """
     from recdrop.lab.progress import predictions
     from recdrop.lab.tasks.language_model import evaluate as measure
-    from recdrop.lab.text import read_text
+    from recdrop.lab.text import read_text, unknown_in
     from recdrop.lab.trained import open_trained, task_of
     from recdrop.lab.vocabulary import UNKNOWN
 
@@ -292,14 +292,14 @@ def evaluate(run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name
     if task == "sentiment":
         return evaluate_classifier(run, options.data, options.text_column, options.label_column)
     trained = open_trained(run)
-    data, unknown = trained.run.data, trained.vocabulary.unknown
+    data = trained.run.data
     tokens = read_text(options.data, trained.vocabulary)
     out = console()
     streams = min(options.streams or data.batch, len(tokens))
     nats, count = measure(trained.net, tokens, streams, data.window, trained.vocabulary.start)
     say(out, f"{run}: the net after {counted(trained.update, 'update')}")
     told = f"{_figure(trained, nats / count)} on all {count:,} {predictions(trained.run)[1]}"
-    lacked = 0 if unknown is None else int((tokens == unknown).sum())
+    lacked = unknown_in(tokens, trained.vocabulary)
     told += f", {lacked:,} of them {UNKNOWN}" if lacked else ""
     say(out, f"{told}, of {options.data}")
     if options.paper_style:
@@ -389,16 +389,17 @@ def generate(
 def _asked() -> Iterator[str]:
     """Lines of standard input, with a sign that one is awaited where somebody sits there."""
     out = standard_output()
-    terminal = standard_input("--prompt").isatty() and out.isatty()
-    if terminal:
-        with suppress(ImportError):  # where there is one, `input` lets lines be edited
-            import readline  # noqa: F401  its import is its effect
+    if not (standard_input("--prompt").isatty() and out.isatty()):
+        for lines in read_lines(None, "prompts, one a line"):
+            yield from lines
+        return
+    with suppress(ImportError):  # where there is one, `input` lets lines be edited
+        import readline  # noqa: F401  its import is its effect
     while True:
         try:
-            yield input("> " if terminal else "")
+            yield input("> ")
         except EOFError:
-            if terminal:
-                out.write("\n")
+            out.write("\n")
             return
         except UnicodeDecodeError as error:
             raise BadInput(f"standard input is not UTF-8: {error.reason}") from None

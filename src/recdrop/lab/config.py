@@ -25,6 +25,7 @@ Column = Annotated[int, Field(ge=1, le=1_000)] | str | None
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Scale = Literal["quick", "small", "tenth", "paper"]
 TaskName = Literal["temporal-order", "word-lm", "char-lm", "ner", "sentiment"]
+UNNAMED = "run"  # the name of a run that was given none
 
 
 class Record(BaseModel):
@@ -435,7 +436,7 @@ class _Run(Record):
         seed: Start of every random stream.
     """
 
-    name: Annotated[str, Field(max_length=100), AfterValidator(_named)] = "run"
+    name: Annotated[str, Field(max_length=100), AfterValidator(_named)] = UNNAMED
     table: Literal["table1", "table2", "table3", "table4", "table5", "figure2"] | None = None
     scale: Scale | None = None
     optim: Annotated[Sgd | Adam | RmsProp, Field(discriminator="kind")]

@@ -1,6 +1,6 @@
 """How well labels were predicted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SEMEVAL = ("positive", "negative")
 """The labels whose F1 SemEval averages."""
@@ -25,21 +25,28 @@ def f1_of(gold: Sequence[str], predicted: Sequence[str], label: str) -> float:
     return 2 * hits / told if told else 0.0
 
 
-def mean_f1(
-    gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str] = SEMEVAL
-) -> float:
-    """The mean F1 of some labels, from 0 to 1; by default SemEval's measure of sentiment.
+def mean_f1(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
+    """The mean F1 of `labels_to_score`, from 0 to 1; of none it is 0.
 
     A label that is left out counts where it is taken for another: the predictions are all there.
 
     Args:
         gold: The right labels.
         predicted: As many.
-        labels: At least one.
+        labels: That the net knows.
     """
-    return sum(f1_of(gold, predicted, label) for label in labels) / len(labels)
+    scored = labels_to_score(gold, predicted, labels)
+    return sum(f1_of(gold, predicted, label) for label in scored) / max(1, len(scored))
 
 
-def labels_to_score(labels: Sequence[str]) -> tuple[str, ...]:
-    """Those that `mean_f1` is of: positive and negative if both are there, else all (macro F1)."""
-    return SEMEVAL if set(SEMEVAL).issubset(labels) else tuple(labels)
+def labels_to_score(
+    gold: Iterable[str], predicted: Iterable[str], labels: Iterable[str]
+) -> tuple[str, ...]:
+    """Those that `mean_f1` is of, as far as they occur in ``gold`` or ``predicted``.
+
+    Positive and negative if the net knows both and there is one, SemEval's measure of sentiment;
+    else all, macro F1.
+    """
+    labels, occurring = tuple(labels), {*gold, *predicted}
+    semeval = set(SEMEVAL).issubset(labels) and not occurring.isdisjoint(SEMEVAL)
+    return tuple(label for label in (SEMEVAL if semeval else labels) if label in occurring)

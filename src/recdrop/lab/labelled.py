@@ -35,12 +35,16 @@ A folder with ``LABEL.txt`` for each label, one text a line, is labelled texts t
 their names; columns mean nothing there.
 
 Three parts are a folder with train, valid and test of one suffix, the first of ``.tsv``, ``.csv``
-and ``.jsonl`` that has a train. Anything else is split: the different texts are put in the order of
-their SHA-256; of these the last 20th is the test set and the 20th before it the validation set. So
-equal texts are in one part, and the order of the rows, which may be by label, does not matter.
-Within a part it stays.
+and ``.jsonl`` that has a train. Anything else is split, label by label: among the different texts
+with the same label, in the order of their SHA-256, the k-th of n has the rank k / n, from k = 0. Of
+all, in the order of their ranks and then of their SHA-256, the last 20th is the test set and the
+20th before it the validation set. So each label has about its share of both, one of few texts has
+them in the training set first, equal texts are in one part, and the order of the rows, which may be
+by label, does not matter. Within a part it stays. A text that is there with several labels counts
+as one of a label of its own.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -168,7 +172,15 @@ def _label_files(folder: Path) -> list[Path]:
 
 def _split(path: Path, rows: list[Labelled]) -> dict[str, list[Labelled]]:
     """A training, a validation and a test part of one set; see the rules above."""
-    texts = sorted({row.text for row in rows}, key=lambda text: sha256(text.encode()).digest())
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        labels[row.text].add(row.label)
+    texts = sorted(labels, key=lambda text: sha256(text.encode()).digest())
+    alike: defaultdict[frozenset[str], list[str]] = defaultdict(list)
+    for text in texts:
+        alike[frozenset(labels[text])].append(text)
+    ranks = {text: k / len(those) for those in alike.values() for k, text in enumerate(those)}
+    texts.sort(key=ranks.__getitem__)
     held = len(texts) // 20
     if held == 0:
         raise BadInput(

@@ -4,7 +4,7 @@ import codecs
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -109,7 +109,7 @@ def tag(
             before = ""
         return 0
     split = split_newswire if options.tokens == "newswire" else str.split
-    for lines in _lines(file, "sentences, one a line"):
+    for lines in read_lines(file, "sentences, one a line"):
         tell([split(line) for line in lines], repeat("\n"))
     return 0
 
@@ -173,7 +173,7 @@ def classify(
 
     options = options or ClassifyOptions()
     trained = open_classifier(run)
-    for lines in _lines(file, "texts, one a line"):
+    for lines in read_lines(file, "texts, one a line"):
         classified = predict.classify(trained, lines, options.uncertainty, options.seed)
         _write(_classified(told, as_json=options.json_lines) for told in classified)
     return 0
@@ -207,12 +207,14 @@ def evaluate_tagger(run: Path, data: Path, column: int | None) -> int:
     gold = [converted(one.tags, scheme) for one in sentences]
     found = predict.tag(trained, [one.words for one in sentences])
     scores = score(gold, [one.tags for one in found])
+    unknown = trained.words.unknown_share(chain.from_iterable(one.words for one in sentences))
     out = console()
     say(out, f"{run}: the net after {counted(trained.update, 'update')}, of {data}")
     total = scores.overall
     say(
         out,
-        f"{counted(scores.tokens, 'word')}, {scores.accuracy:.2%} with the right tag; "
+        f"{counted(scores.tokens, 'word')}, {unknown:.1%} unknown, "
+        f"{scores.accuracy:.2%} with the right tag; "
         f"{counted(total.wanted, 'entity', 'entities')}, {total.found:,} found, "
         f"{total.right:,} of them right",
     )
@@ -233,7 +235,7 @@ def evaluate_classifier(
     """Tell label scores of a file of labelled texts."""
     from recdrop.lab import predict
     from recdrop.lab.label_scores import accuracy, f1_of, labels_to_score, mean_f1
-    from recdrop.lab.tasks.reading import with_columns
+    from recdrop.lab.tasks.reading import with_columns, words_of
     from recdrop.lab.trained import open_classifier
 
     trained = open_classifier(run)
@@ -241,12 +243,15 @@ def evaluate_classifier(
     rows = predict.labelled_for(trained, data)
     gold = [row.label for row in rows]
     found = [one.label for one in predict.classify(trained, [row.text for row in rows])]
-    out, scored = console(), labels_to_score(trained.labels)
+    words = chain.from_iterable(words_of((row.text for row in rows), trained.run.data))
+    unknown = trained.words.unknown_share(words)
+    out, scored = console(), labels_to_score(gold, found, trained.labels)
     say(out, f"{run}: the net after {counted(trained.update, 'update')}, of {data}")
     say(
         out,
-        f"mean F1 of {' and '.join(scored)} {100 * mean_f1(gold, found, scored):.2f}, "
-        f"accuracy {accuracy(gold, found):.2%}, {counted(len(rows), 'text')}",
+        f"mean F1 of {' and '.join(scored)} {100 * mean_f1(gold, found, trained.labels):.2f}, "
+        f"accuracy {accuracy(gold, found):.2%}, {counted(len(rows), 'text')}, "
+        f"{unknown:.1%} of their words unknown",
     )
     width = max(map(len, trained.labels))
     for label in trained.labels:
@@ -311,7 +316,7 @@ def calibrate(run: Path, /, *, options: Annotated[CalibrateOptions, Parameter(na
 # ------------------------------------------------------------------------------- lines in and out
 
 
-def _lines(file: Path | None, what: str) -> Iterator[list[str]]:
+def read_lines(file: Path | None, what: str) -> Iterator[list[str]]:
     """A file's lines, some at a time; a pipe's as they come.
 
     Args:
@@ -319,15 +324,23 @@ def _lines(file: Path | None, what: str) -> Iterator[list[str]]:
         what: Is awaited there; told to whoever sits at a terminal.
 
     Raises:
-        BadInput: One is not UTF-8, has a NUL, or is longer than `LONGEST`; of a pipe those before
-            it have been given.
+        BadInput: One is not UTF-8, has a NUL, or is longer than `LONGEST`; those before it have
+            been given, but of a file with a NUL none.
     """
     if file is None:
         yield from _coming(what)
         return
-    lines = TextFile.open(file).lines(LONGEST)
-    while some := list(islice(lines, _AT_A_TIME)):
+    some: list[str] = []
+    try:
+        for line in TextFile.open(file).lines(LONGEST):
+            some.append(line)
+            if len(some) == _AT_A_TIME:
+                yield some
+                some = []
+    except BadInput:
         yield some
+        raise
+    yield some
 
 
 def _input(what: str) -> int:

@@ -4,21 +4,46 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from recdrop.lab.config import LanguageModelRun, Run, TemporalOrderRun
+from recdrop.lab.config import LanguageModelRun, Run, TaskName, TemporalOrderRun
 from recdrop.lab.records import Event, Row
 
 _ROWS = {"temporal-order": "sequences", "ner": "pieces", "sentiment": "texts"}
 _PLAIN_INTERVAL = 10.0  # seconds between two plain lines
-MEASURES = {
-    "temporal-order": "accuracy",
-    "word-lm": "perplexity",
-    "char-lm": "bits",
-    "ner": "F1 (training: words right)",
-    "sentiment": "mean F1 (training: texts right)",
+
+
+class Measure(NamedTuple):
+    """What the scores of a task are.
+
+    Attributes:
+        name: Of a set's.
+        training: Of a training row's.
+        short: Both, where there is little room.
+        is_share: Whether they are told in percent.
+    """
+
+    name: str
+    training: str
+    short: str
+    is_share: bool
+
+    def told(self, score: float) -> str:
+        """A score in digits."""
+        return f"{score:.2%}" if self.is_share else f"{score:.5g}"
+
+
+MEASURES: dict[TaskName, Measure] = {
+    "temporal-order": Measure("accuracy", "accuracy", "accuracy", is_share=True),
+    "word-lm": Measure("perplexity", "perplexity", "perplexity", is_share=False),
+    "char-lm": Measure("bits per character", "bits per character", "bits", is_share=False),
+    "ner": Measure("F1", "words right", "F1 (training: words right)", is_share=True),
+    "sentiment": Measure(
+        "mean F1", "texts right", "mean F1 (training: texts right)", is_share=True
+    ),
 }
 
 
@@ -205,7 +230,7 @@ class LiveView:
         self._progress = progress
         self._bars: dict[tuple[str, int], TaskID] = {}
         self._all = progress.add_task(
-            "all cells", total=ledger.total, told="", visible=ledger.total > 1
+            "all runs", total=ledger.total, told="", visible=ledger.total > 1
         )
 
     def refresh(self) -> None:
@@ -239,7 +264,7 @@ def _warn(ledger: Ledger, console: Console) -> None:
 @contextmanager
 def view(ledger: Ledger, console: Console) -> Iterator[PlainView | LiveView]:
     """The view that fits where the output goes."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:  # where rich draws no bar
         yield PlainView(ledger, console)
         return
     columns = (
@@ -286,9 +311,9 @@ def _position(part: _Part) -> list[str]:
         told.append(f"{rate:,.0f} {unit}/s")
     if part.rows:
         scores = [f"{split} {_score(part.run, row)}" for split, row in part.rows.items()]
-        told.append(f"{MEASURES[part.run.task]}: {', '.join(scores)}")
+        told.append(f"{MEASURES[part.run.task].short}: {', '.join(scores)}")
     return told
 
 
 def _score(run: Run, row: Row) -> str:
-    return f"{row.score:.4g}" if isinstance(run, LanguageModelRun) else f"{row.score:.1%}"
+    return f"{row.score:.1%}" if MEASURES[run.task].is_share else f"{row.score:.4g}"

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from recdrop.lab.errors import BadInput
 from recdrop.lab.figures import Picture, curve, pictures
+from recdrop.lab.other_runs import OVERVIEW, facts, heading, overview
 from recdrop.lab.paper.judging import Verdict
 from recdrop.lab.progress import duration
 from recdrop.lab.results import Report, RunReport, TableReport, gather, summary
@@ -83,13 +84,13 @@ class Other(NamedTuple):
     """A run that belongs to no table.
 
     Attributes:
-        place: Its folder.
-        title: Task and name.
+        key: Its place in the page.
+        title: Folder, task and name.
         facts: Name and text of each number.
         picture: Its curve.
     """
 
-    place: str
+    key: str
     title: str
     facts: list[tuple[str, str]]
     picture: Picture | None
@@ -103,6 +104,7 @@ class Contents(NamedTuple):
         sections: The paper's tables.
         claims: The paper's about tables without runs, by title.
         others: Other runs.
+        overview: A row of `OVERVIEW` for each of these, where there are several.
         failures: What has no result or could not be read.
         environments: What it ran on.
     """
@@ -111,8 +113,14 @@ class Contents(NamedTuple):
     sections: list[Section]
     claims: dict[str, list[Judged]]
     others: list[Other]
+    overview: list[tuple[str, ...]]
     failures: list[str]
     environments: list[str]
+
+    @property
+    def others_title(self) -> str:
+        """What the other runs are, with tables beside them or without."""
+        return "Other runs" if self.sections else "Runs"
 
 
 def check_free(folder: Path, names: Iterable[str] = ("report.html", "table.md", "result.json")):
@@ -184,7 +192,8 @@ def _contents(report: Report) -> Contents:
         summary=_summary(report.runs),
         sections=[_section(table) for table in report.tables],
         claims=claims_not_run(report.tables),
-        others=[_other(one, number) for number, one in enumerate(report.others, 1)],
+        others=[_other(one, f"run-{number}") for number, one in enumerate(report.others, 1)],
+        overview=overview(report.others),
         failures=[*failures(report.runs), *report.unread],
         environments=environments(report.runs),
     )
@@ -215,19 +224,8 @@ def _section(table: TableReport) -> Section:
     )
 
 
-def _other(one: RunReport, number: int) -> Other:
-    facts = [("status", one.status), ("seed", str(one.run.seed))]
-    if one.result is not None:
-        outcome = one.result.outcome
-        facts += [(name, f"{score:.5g}") for name, score in sorted(outcome.scores.items())]
-        facts += [
-            ("updates", f"{outcome.updates:,}"),
-            ("epochs", f"{outcome.epochs:,}"),
-            ("ended by", outcome.stopped_by),
-            ("time", duration(one.result.seconds)),
-        ]
-    drawn = curve(one, f"run-{number}")
-    return Other(one.place, f"{one.run.task}: {one.run.name}", facts, drawn)
+def _other(one: RunReport, key: str) -> Other:
+    return Other(key, heading(one), list(facts(one)), curve(one, key))
 
 
 # ------------------------------------------------------------------------------------------ page
@@ -243,7 +241,7 @@ def page(contents: Contents) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html")
-    return template.render(report=contents, holds=holds, gains=GAINS)
+    return template.render(report=contents, holds=holds, gains=GAINS, overview=OVERVIEW)
 
 
 def holds(verdict: Verdict) -> str:
@@ -265,8 +263,11 @@ def markdown(contents: Contents) -> str:
         lines += ["## The paper's claims about tables that have no runs here", ""]
         for name, judged in contents.claims.items():
             lines += [f"### {name}", "", *_claim_lines(judged)]
+    if contents.others:
+        lines += [f"## {contents.others_title}", ""]
+        lines += _grid(OVERVIEW, contents.overview) if contents.overview else []
     for other in contents.others:
-        lines += [f"## {_plain(other.title)}", "", f"Folder: {_plain(other.place)}", ""]
+        lines += [f"### {_plain(other.title)}", ""]
         lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in other.facts]
         lines += ["", *(_image(other.picture) if other.picture else [])]
     if contents.failures:

@@ -229,7 +229,8 @@ def gather(folder: Path) -> Report:
     A folder that cannot be read is told in the report and leaves the others alone.
 
     Args:
-        folder: Any; a folder below it is a run's if it has a ``config.json``.
+        folder: Any; a folder below it, or behind a link there, is a run's if it has a
+            ``config.json``.
 
     Raises:
         BadInput: There is no such folder, or no run in it.
@@ -252,11 +253,21 @@ def gather(folder: Path) -> Report:
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    for place, below, names in os.walk(folder):
+    """Links are followed, and no folder is seen twice."""
+    root = folder.resolve()
+    seen = {root}
+    for place, below, names in os.walk(folder, followlinks=True):
+        here = Path(place)
         if "config.json" in names:
             below[:] = set(below) - {"checkpoints", "pictures", "tensorboard"}  # a run's own
-            yield Path(place)
-        below.sort()
+            yield here
+        found = {name: (here / name).resolve() for name in sorted(below)}
+        below.clear()
+        for name, real in found.items():
+            known = (here / name).is_symlink() and real.is_relative_to(root)  # by its own name
+            if real not in seen and not known:
+                seen.add(real)
+                below.append(name)
 
 
 def _read(directory: Path, place: str) -> Iterable[RunReport]:

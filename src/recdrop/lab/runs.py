@@ -37,7 +37,7 @@ from recdrop.lab.errors import BadInput, Diverged, StorageFailed
 from recdrop.lab.records import Failure, Progress, Result, Row
 from recdrop.lab.settings import differences, faults
 from recdrop.lab.storage import is_lock, is_there, locked, make_folder, storage, write_whole
-from recdrop.lab.tasks import Prepared, prepare
+from recdrop.lab.tasks import Prepared, digests, prepare
 from recdrop.lab.tasks.task import Stopping, never
 from recdrop.lab.train import train
 from recdrop.lab.world import World
@@ -93,8 +93,8 @@ def run_cell(
         What it came to; in a process that only helps without the scores of evaluation.
 
     Raises:
-        BadInput: The folder holds another run, other data or files that are no run's, another
-            process works on it, or the device cannot be had or cannot run the net.
+        BadInput: The folder holds another run, one of other data or files that are no run's,
+            another process works on it, or the device cannot be had or cannot run the net.
         Diverged: A loss or gradient was not finite; ``failed.json`` keeps the message.
         StorageFailed: Something could not be read or written.
         PeerLost: Another process of the run ended or hangs.
@@ -103,6 +103,7 @@ def run_cell(
     if is_there(directory / "result.json"):  # which a disk that is full can tell too
         done = finished(directory, run)
         if done is not None:
+            _check_learned_from(directory, run, data, files, watcher)
             return done
     _check_free(directory)
     with World(device) as world, locked(directory) if world.leads else nullcontext():
@@ -136,6 +137,45 @@ def run_cell(
         if folder:
             folder.write("result.json", result)
         return result
+
+
+def _check_learned_from(
+    directory: Path, run: Run, data: Path | None, files: Mapping[str, Path], watcher: Watcher
+) -> None:
+    """Refuse other data than a finished run's; those that are gone are told.
+
+    Raises:
+        BadInput: They are others, or none of the task.
+        StorageFailed: The system refused to read.
+    """
+    stored = read_sources(directory)
+    if data is None or not stored:
+        return
+    gone = [str(path) for path in (data, *files.values()) if not is_there(path)]
+    if gone:
+        watcher.warned(f"{' and '.join(gone)}: gone, and not compared with what it learned from")
+        return
+    then = {part: of for part, of in _digests(stored).items() if part != "vocabulary"}
+    _check_same(directory, then, digests(run, data, files))
+
+
+def _digests(sources: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of each part of what was read, whatever its file is called."""
+    return {
+        part: one["sha256"]
+        for part, one in sources.items()
+        if isinstance(one, dict) and "sha256" in one
+    }
+
+
+def _check_same(directory: Path, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    other = [part for part in {**then, **now} if then.get(part) != now.get(part)]
+    if other:
+        raise BadInput(
+            f"{directory / 'data.json'} does not agree with the data given now: they are other "
+            f"than those the run began with ({', '.join(other)}). Give the same data, or choose "
+            "another folder"
+        )
 
 
 def _check_free(directory: Path) -> None:
@@ -184,7 +224,12 @@ class _Folder:
             with storage(self.directory / stale):
                 (self.directory / stale).unlink(missing_ok=True)
         begun = read_text(self.directory / "config.json") is not None
-        self._same("data.json", json.dumps(prepared.sources, indent=2) + "\n", begun=begun)
+        sources = read_sources(self.directory) if begun else None
+        if sources is None:
+            content = json.dumps(prepared.sources, indent=2) + "\n"
+            write_whole(self.directory / "data.json", content)
+        else:
+            _check_same(self.directory, _digests(sources), _digests(prepared.sources))
         if prepared.vocabulary is not None:
             self._same("vocabulary.json", prepared.vocabulary, begun=begun)
         if prepared.vectors is not None:

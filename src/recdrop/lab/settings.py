@@ -30,7 +30,7 @@ def changed(run: Run, *layers: dict[str, Any]) -> Run:
     try:
         return parse_run(json.dumps(values))
     except ValidationError as error:
-        raise BadInput("\n".join(faults(error))) from None
+        raise BadInput("\n".join(faults(error, run))) from None
 
 
 def settings(pairs: Iterable[str]) -> dict[str, Any]:
@@ -77,8 +77,21 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def faults(error: ValidationError) -> list[str]:
-    """Every fault of a record as one line: place, what is wrong, what was given."""
+def ending_in(key: str, run: Run) -> list[str]:
+    """Settings, such as ``model.hidden``, that are or end in a key."""
+    places = []
+    for name, value in run.model_dump(mode="json", exclude={"task", "table", "scale"}).items():
+        places += [f"{name}.{part}" for part in value] if isinstance(value, dict) else [name]
+    return [place for place in places if f".{place}".endswith(f".{key}")]
+
+
+def faults(error: ValidationError, run: Run | None = None) -> list[str]:
+    """Every fault of a record as one line: place, what is wrong, what was given.
+
+    Args:
+        error: Of the record.
+        run: One whose settings may have been meant.
+    """
     lines = []
     for fault in error.errors(include_url=False):
         place = ".".join(str(part) for part in fault["loc"] if part not in _TAGS)
@@ -87,13 +100,22 @@ def faults(error: ValidationError) -> list[str]:
             named = fault.get("ctx", {}).get("discriminator", "kind").strip("'")
             message = f"no {named} is named"
         if fault["type"] == "extra_forbidden":
-            close = get_close_matches(str(fault["loc"][-1]), _known_keys(), n=1)
-            other = close and close[0] != fault["loc"][-1]  # else it is one elsewhere
-            message = "no such key" + (f", did you mean {close[0]}?" if other else "")
+            meant = _meant(place, run)
+            message = "no such key" + (f", did you mean {' or '.join(meant)}?" if meant else "")
         complete = fault["type"] == "value_error" or isinstance(fault["input"], dict | Record)
         told = message if complete else f"{message}, got {_short(fault['input'])}"
         lines.append(f"{place}: {told}" if place else told)
     return lines
+
+
+def _meant(place: str, run: Run | None) -> list[str]:
+    """Keys spelt so elsewhere in the run, or else one spelt nearly so."""
+    key = place.rpartition(".")[2]
+    close = get_close_matches(key, _known_keys(), n=1)
+    elsewhere = ending_in(close[0], run) if close and run is not None else []
+    if elsewhere and (close == [key] or place == key):
+        return elsewhere
+    return [one for one in close if one != key]
 
 
 def _short(value: Any) -> str:

@@ -57,7 +57,7 @@ _NEWSWIRE = re.compile(
     r"<unk>|<eos>"
     r"|\w+(?=n't\b)|n't\b"  # did n't
     r"|(?:[^\W\d_]\.){2,}(?:-\w+)*"  # U.S. a.m. U.S.-led
-    r"|[OD]'\w+|'\w+"  # O'Brien, Italy 's
+    r"|[OD]'\w+|'(?:s|re|ve|ll|d|m)\b"  # O'Brien, Italy 's
     r"|\w+(?:[-.,/&:]\w+)*"  # two-day 155,221 1/2 S&P
     r"|\.\d+|-{2,}|\.{2,}"  # .500 -- ...
     r"|\S",

@@ -1,6 +1,7 @@
 """Files that survive a kill: whole or absent, one writer at a time."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -42,6 +43,16 @@ def is_there(path: Path) -> bool:
     """
     with storage(path):
         return path.exists()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        StorageFailed: The system refused to read.
+    """
+    with storage(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> None:

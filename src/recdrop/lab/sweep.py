@@ -87,7 +87,7 @@ def sweep(folder: Path, jobs: Sequence[Job], workers: int, console: Console) -> 
         ledger = Ledger([job.run for job in waiting], workers)
         kept = len(jobs) - len(waiting)
         if kept:
-            console.print(f"{kept} of {len(jobs)} cells were finished before", highlight=False)
+            console.print(f"{kept} of {len(jobs)} runs were finished before", highlight=False)
         with stop_signals() as stop, view(ledger, console) as shown, _Workers(ledger) as pool:
             while (waiting or pool.running) and not stop():
                 while waiting and len(pool.running) < workers:
@@ -98,7 +98,7 @@ def sweep(folder: Path, jobs: Sequence[Job], workers: int, console: Console) -> 
             done = len(jobs) - len(_unfinished(jobs))
             raise Stopped(
                 stop.number,
-                f"{done} of {len(jobs)} cells are finished, the others are kept as far as they "
+                f"{done} of {len(jobs)} runs are finished, the others are kept as far as they "
                 "have come; the same command goes on",
             )
         return pool.lost

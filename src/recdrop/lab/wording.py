@@ -144,7 +144,7 @@ def _more(table: TableReport, cell: CellReport) -> tuple[str, ...]:
         return ("-",) * len(more_header(table))
     seeds = str(len(done))
     if table.table.score != "accuracy":
-        return seeds, _best_epoch(done)
+        return seeds, best_epoch(done)
     updates = _median([result.outcome.updates for result in cell.finished])
     reached = [found for one in done if (found := one.updates_to(0.99)) is not None]
     to_99 = _median(reached) if reached else "never"
@@ -153,8 +153,8 @@ def _more(table: TableReport, cell: CellReport) -> tuple[str, ...]:
     return seeds, updates, to_99
 
 
-def _best_epoch(done: Sequence[RunReport]) -> str:
-    """Such as ``12 of 37``; of several seeds the median, the least and the most."""
+def best_epoch(done: Sequence[RunReport]) -> str:
+    """Such as ``12 of 37``; of several seeds the median, the least and the most; or ``-``."""
     best, epochs = [], []
     for one in done:
         epoch = None if one.result is None else one.epoch_of(one.result.outcome.best_update)

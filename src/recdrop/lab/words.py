@@ -47,6 +47,11 @@ class Words(NamedTuple):
         unknown = known[UNKNOWN]
         return [known.get(word, known.get(word.lower(), unknown)) for word in words]
 
+    def unknown_share(self, words: Iterable[str]) -> float:
+        """The share of words that are unknown, from 0 to 1; of none it is 0."""
+        ids = self.ids(words)
+        return ids.count(self.vocabulary.ids[UNKNOWN]) / max(1, len(ids))
+
 
 def read_words(
     train: Counter[str], others: Iterable[str], data: TaggedData | LabelledData, path: Path | None
@@ -61,7 +66,7 @@ def read_words(
 
     Raises:
         BadInput: The file is refused by the rules of `recdrop.lab.vectors`, or has no word of the
-            training texts.
+            training texts; without one, none of their words is there often enough.
         StorageFailed: The system refused to read.
     """
     if path is None:
@@ -69,7 +74,14 @@ def read_words(
         for word, count in train.items():
             counts[word.lower()] += count
         limits = TextData(min_count=data.min_count)
-        return Words(Vocabulary.of_counts(list(counts), list(counts.values()), "words", limits))
+        known = Vocabulary.of_counts(list(counts), list(counts.values()), "words", limits)
+        if known.symbols == (UNKNOWN,):
+            raise BadInput(
+                f"data.min_count: none of the {len(counts):,} different words of the training "
+                f"texts is there {data.min_count} times, so the net would know no word; put blanks "
+                "between the words, give more texts, or a smaller min_count"
+            )
+        return Words(known)
     vectors = load_vectors(path)
     found = coverage(train, vectors)
     if not found.known_types:

@@ -1,16 +1,22 @@
 """The tasks of the lab: nets, data and scores behind one interface (`task.Task`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from recdrop.lab.config import LanguageModelRun, NerRun, Run, SentimentRun, TemporalOrderRun
+from recdrop.lab.console import counted
 from recdrop.lab.errors import BadInput
+from recdrop.lab.storage import sha256_of
 from recdrop.lab.tasks.net import place
 from recdrop.lab.tasks.task import Task
 from recdrop.lab.world import World
+
+if TYPE_CHECKING:
+    from recdrop.lab.tasks.language_model import LanguageModelTask
+    from recdrop.lab.text import Corpus
 
 
 class Prepared(NamedTuple):
@@ -66,6 +72,38 @@ def prepare(run: Run, data: Path | None, files: Mapping[str, Path], world: World
     return prepared
 
 
+def digests(run: Run, data: Path, files: Mapping[str, Path]) -> dict[str, str]:
+    """SHA-256 of all that a run would read, by the names of its sources, and nothing else of it.
+
+    Args:
+        run: Of a task that reads something.
+        data: As for `prepare`.
+        files: Likewise.
+
+    Raises:
+        BadInput: A file is missing or refused.
+        StorageFailed: The system refused to read.
+    """
+    found: dict[str, str]
+    if isinstance(run, NerRun):
+        from recdrop.lab.tasks.reading import ner_digests
+
+        found = ner_digests(data)
+    elif isinstance(run, SentimentRun):
+        from recdrop.lab.tasks.reading import sentiment_digests
+
+        found = sentiment_digests(data, files.get("pretrain"), run.data)
+    else:
+        from recdrop.lab.text import corpus_files
+
+        parts = [sha256_of(path) for path in corpus_files(data, run.task)]
+        parts = parts if len(parts) > 1 else parts * 3  # of the file that is split
+        found = dict(zip(("train", "valid", "test"), parts, strict=True))
+    if "vectors" in files:
+        found["vectors"] = sha256_of(files["vectors"])
+    return found
+
+
 _FILES = {NerRun: ("vectors",), SentimentRun: ("vectors", "pretrain")}
 _NEEDED = {
     LanguageModelRun: "a folder with train.txt, valid.txt and test.txt, or one file",
@@ -91,4 +129,44 @@ def _language_model(run: LanguageModelRun, data: Path, world: World) -> Prepared
     sources: dict[str, Any] = {split: source._asdict() for split, source in corpus.files.items()}
     sources["vocabulary"] = {"sha256": vocabulary.sha256, "symbols": len(vocabulary)}
     task = LanguageModelTask(run, corpus, world.rank, world.size)
-    return Prepared(task, sources, vocabulary.to_json())
+    notes = [_recognised(corpus, sources), *_layout_notes(task, corpus)]
+    return Prepared(task, sources, vocabulary.to_json(), notes=notes)
+
+
+_RECOGNISED = {
+    "words": "words",
+    "characters": "characters as they stand",
+    "spaced": "spaced symbols, as in Mikolov's character files",
+}
+
+
+def _recognised(corpus: "Corpus", sources: dict[str, Any]) -> str:
+    from recdrop.lab.text import unknown_shares
+    from recdrop.lab.vocabulary import UNKNOWN
+
+    told = f"text: {_RECOGNISED[corpus.splitting]}; vocabulary: {len(corpus.vocabulary):,} symbols"
+    unknown = unknown_shares(sources)
+    return f"{told}; {UNKNOWN}: {unknown}" if unknown else told
+
+
+_FEW = 10  # windows of a piece, below which its start from zero shows in the scores
+_MUCH = 0.01  # of a text, to be left unread
+
+
+def _layout_notes(task: "LanguageModelTask", corpus: "Corpus") -> Iterator[str]:
+    """What cutting a short text into streams of whole windows does to it."""
+    data, length = task.run.data, len(corpus.train)
+    if task.unread > _MUCH * length:
+        yield (
+            f"train: the last {task.unread / length:.1%} ({counted(task.unread, 'symbol')}) "
+            f"are never read, for they fill no window of {data.window} in each of "
+            f"{counted(data.batch, 'stream')}; a smaller data.batch or data.window leaves less"
+        )
+    texts = {"valid": corpus.valid, "test": corpus.test}
+    most = _FEW * data.window * data.batch
+    short = [name for name, tokens in texts.items() if len(tokens) < most]
+    if short and data.batch > 1:
+        yield (
+            f"{' and '.join(short)}: read in {data.batch} pieces of fewer than {_FEW} windows, "
+            "each from a zero state, which costs score; evaluate --streams 1 reads a text in one"
+        )

@@ -119,7 +119,7 @@ class LanguageModelTask:
             raise BadInput(f"data.batch: {data.batch} streams cannot be shared by {size} processes")
         whole = training_streams(corpus.train, data)
         self.run, self.corpus, self.steps = run, corpus, whole.windows
-        self.all_rows = len(whole.starts)
+        self.all_rows, self.unread = len(whole.starts), whole.unread
         self.rows = self.all_rows // size
         self._streams = whole._replace(starts=whole.starts[rank * self.rows :][: self.rows])
         resets = min(data.resets, self.steps)

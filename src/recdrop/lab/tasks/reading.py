@@ -18,7 +18,7 @@ from recdrop.lab.console import counted
 from recdrop.lab.errors import BadInput
 from recdrop.lab.labelled import labels_to_train, read_labelled, read_splits
 from recdrop.lab.labelled_tables import Labelled, alone_at_the_top
-from recdrop.lab.storage import storage
+from recdrop.lab.storage import sha256_of, storage
 from recdrop.lab.tasks.ner import NerTask
 from recdrop.lab.tasks.sentiment import SentimentTask, Stage, Texts
 from recdrop.lab.tweets import tokenise, without_emoticons
@@ -46,7 +46,7 @@ def prepare_ner(run: NerRun, data: Path, vectors: Path | None, world: World) -> 
         sets[name] = [
             one._replace(tags=tuple(converted(one.tags, run.data.scheme))) for one in sentences
         ]
-        sources[name] = {"name": path.name, "sha256": _sha256(path), "sentences": len(sentences)}
+        sources[name] = {"name": path.name, "sha256": sha256_of(path), "sentences": len(sentences)}
     counted = {
         name: Counter(chain.from_iterable(s.words for s in part)) for name, part in sets.items()
     }
@@ -55,7 +55,8 @@ def prepare_ner(run: NerRun, data: Path, vectors: Path | None, world: World) -> 
     )
     tags = sorted({tag for one in sets["train"] for tag in one.tags} | {"O"})
     task = NerTask(run, sets, words, tags, world.rank, world.size)
-    return _read(task, sources | {"tags": tags}, words, notes)
+    texts = {name: part.elements() for name, part in counted.items()}
+    return _read(task, sources | {"tags": tags}, words, texts, notes)
 
 
 def _check_entities(path: Path, sentences: list[Sentence], column: int) -> None:
@@ -78,6 +79,7 @@ def _scheme_note(name: str, path: Path, sentences: list[Sentence]) -> str:
 
 
 def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
+    files = _tagged_files(path)
     if not path.is_dir():
         sentences = read_columns(path, column)
         held = len(sentences) // 20
@@ -92,9 +94,16 @@ def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
             "test": slice(-held, None),
         }
         return {name: (path, sentences[cut]) for name, cut in cuts.items()}
+    return {name: (file, read_columns(file, column)) for name, file in files.items()}
+
+
+def _tagged_files(path: Path) -> dict[str, Path]:
+    """The file of each part, which of one file is that."""
+    if not path.is_dir():
+        return dict.fromkeys(_PARTS, path)
     with storage(path):
         names = sorted(one.name for one in path.iterdir() if one.is_file())
-    found: dict[str, tuple[Path, list[Sentence]]] = {}
+    found: dict[str, Path] = {}
     taken: set[str] = set()
     for part, words in _PARTS.items():
         mine = [n for n in names if n not in taken and any(word in n.lower() for word in words)]
@@ -106,8 +115,18 @@ def _tagged(path: Path, column: int) -> dict[str, tuple[Path, list[Sentence]]]:
                 "(Reuters RCV1)"
             )
         taken.update(mine)
-        found[part] = (path / mine[0], read_columns(path / mine[0], column))
+        found[part] = path / mine[0]
     return found
+
+
+def ner_digests(data: Path) -> dict[str, str]:
+    """SHA-256 of each part, as a run's sources have it.
+
+    Raises:
+        BadInput: A file is missing.
+        StorageFailed: The system refused to read.
+    """
+    return {part: sha256_of(path) for part, path in _tagged_files(data).items()}
 
 
 # --------------------------------------------------------------------------------------- sentiment
@@ -123,7 +142,7 @@ def prepare_sentiment(
         StorageFailed: The system refused to read.
     """
     how = run.data
-    sets = semeval(data, how) if how.layout == "semeval" else read_splits(data, **_columns(how))
+    sets = _labelled(data, how)
     labels = labels_to_train(sets["train"], data)
     if pretrain is not None and run.schedule.epochs <= how.pretraining:
         raise BadInput(
@@ -160,7 +179,26 @@ def prepare_sentiment(
     task = SentimentTask(run, stages, numbered, words, world.rank, world.size)
     notes = [note for name, rows in sets.items() for note in label_notes(name, rows, how)]
     notes += [] if weak is None else weak.notes
-    return _read(task, sources, words, notes)
+    told = {name: chain.from_iterable(part) for name, part in texts.items()}
+    return _read(task, sources, words, told, notes)
+
+
+def sentiment_digests(data: Path, pretrain: Path | None, how: LabelledData) -> dict[str, str]:
+    """SHA-256 of each part, as a run's sources have it.
+
+    Raises:
+        BadInput: A file is missing or refused.
+        StorageFailed: The system refused to read.
+    """
+    parts: dict[str, Sequence[Labelled]] = {**_labelled(data, how)}
+    if pretrain is not None:
+        weak = _split_weak(read_labelled(pretrain, **_columns(how), to_train=True))
+        parts |= {f"pretrain_{name}": rows for name, rows in weak.items()}
+    return {part: str(described(rows)["sha256"]) for part, rows in parts.items()}
+
+
+def _labelled(data: Path, how: LabelledData) -> Mapping[str, Sequence[Labelled]]:
+    return semeval(data, how) if how.layout == "semeval" else read_splits(data, **_columns(how))
 
 
 class _Weak:
@@ -170,12 +208,16 @@ class _Weak:
         rows = read_labelled(path, **_columns(data), to_train=True)
         self.labels = labels_to_train(rows, path)
         self.notes = label_notes("pretrain", rows, data)
-        train = [row for i, row in enumerate(rows) if i % _WEAK_HELD]
-        self.rows = {"train": train, "valid": list(rows[::_WEAK_HELD])}
+        self.rows = _split_weak(rows)
         self.texts = {
             name: [without_emoticons(text) for text in words_of((r.text for r in part), data)]
             for name, part in self.rows.items()
         }
+
+
+def _split_weak(rows: Sequence[Labelled]) -> dict[str, list[Labelled]]:
+    train = [row for i, row in enumerate(rows) if i % _WEAK_HELD]
+    return {"train": train, "valid": list(rows[::_WEAK_HELD])}
 
 
 _WEAK_HELD = 50  # one of so many weakly labelled texts is to look at, not to train on
@@ -280,8 +322,14 @@ def described(rows: Sequence[Labelled]) -> dict[str, str | int]:
 # ------------------------------------------------------------------------------------------ shared
 
 
-def _read(task: Any, sources: dict[str, Any], words: Words, notes: list[str]) -> _Read:
-    """All that was read, with the words' own sources and notes."""
+def _read(
+    task: Any,
+    sources: dict[str, Any],
+    words: Words,
+    texts: Mapping[str, Iterable[str]],
+    notes: list[str],
+) -> _Read:
+    """All that was read, with the words' own sources and notes; the texts are every set's words."""
     known, stored = words.vocabulary, words.stored
     sources["vocabulary"] = {"sha256": known.sha256, "symbols": len(known)}
     if words.source is not None and stored is not None:
@@ -291,9 +339,6 @@ def _read(task: Any, sources: dict[str, Any], words: Words, notes: list[str]) ->
             f"vectors: {words.source['name']}, of {tokens:.1%} of the training words, {types:.1%} "
             "of the different ones"
         )
+    shares = (f"{name} {words.unknown_share(those):.1%}" for name, those in texts.items())
+    notes.append(f"unknown words: {', '.join(shares)}")
     return task, sources, known.to_json(), stored, notes
-
-
-def _sha256(path: Path) -> str:
-    with storage(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recdrop.lab.config import Classifier, SentimentRun
-from recdrop.lab.label_scores import accuracy, labels_to_score, mean_f1
+from recdrop.lab.label_scores import accuracy, mean_f1
 from recdrop.lab.tasks.net import ForwardDropout, deterministic, recurrent_layers, uniform_start
 from recdrop.lab.tasks.rows import AT_A_TIME, batches_of, in_order, nothing, packed
 from recdrop.lab.tasks.task import Abandoned, Measured, Part, Stopping, never, stream
@@ -228,8 +228,7 @@ class SentimentTask:
             predicted[numbers] = logits.argmax(-1).cpu()
         gold = [labels[int(i)] for i in texts.labels]
         found = [labels[int(i)] for i in predicted]
-        measured = Measured(nats / len(gold), mean_f1(gold, found, labels_to_score(labels)))
-        return measured, accuracy(gold, found)
+        return Measured(nats / len(gold), mean_f1(gold, found, labels)), accuracy(gold, found)
 
     def carried(self) -> dict[str, Tensor]:
         """Nothing: every text starts from zero."""

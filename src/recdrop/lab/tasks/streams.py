@@ -24,6 +24,11 @@ class Streams(NamedTuple):
     window: int
     windows: int
 
+    @property
+    def unread(self) -> int:
+        """Symbols at the text's end that no row gets to, not even as its last target."""
+        return len(self.tokens) - int(self.starts.max()) - self.windows * self.window - 1
+
     def read(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a window, int64 [T, B] each."""
         return read_rows(self.tokens, self.starts, step * self.window, self.window)
