@@ -372,6 +372,31 @@ def test_a_replay_is_what_the_layer_computes(captured):
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("plan", PLANS[2:], indirect=True)
+@pytest.mark.usefixtures("plan")
+def test_a_loop_of_launches_that_comes_again_is_replayed_and_computes_the_same(monkeypatch):
+    from recdrop.backends.triton import launch
+    from recdrop.backends.triton.replays import Replays
+
+    replays = Replays()
+    monkeypatch.setattr(launch, "REPLAYS", replays)
+    layer, x = lstm(), inputs()
+    weights = tuple(layer.parameters())
+
+    def step():
+        output, _ = layer(x)
+        return [output, *torch.autograd.grad(output.square().sum(), weights)]
+
+    with recdrop.hold_masks(5):
+        first = [t.cpu() for t in step()]
+        for _ in range(8):  # the allocator has given the same addresses again by then
+            for one, other in zip(step(), first, strict=True):
+                assert torch.equal(one.cpu(), other)
+    assert any(graph is not None for graph in replays._graphs.values())
+    masked = [step()[0].cpu() for _ in range(3)]
+    assert not torch.equal(masked[1], masked[2])
+
+
 def test_packed_places_of_a_graph_stay(captured):
     layer, x = lstm().eval(), inputs()
     lengths = torch.tensor([9, 3, 5, 9, 1, 2, 8, 7, 6, 5, 4, 3])

@@ -4,6 +4,7 @@ The interpreter proves formulae and addresses, on any machine; it knows neither 
 memory. bfloat16 products are broken in it and are only compiled here.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -24,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import recdrop
 from recdrop import RecurrentDropout, backends, rng
 from recdrop.backends import reference, triton
+from recdrop.backends.triton.replays import Replays
 from recdrop.testing import (
     CASES,
     Case,
@@ -341,6 +343,122 @@ def test_a_compiled_layer_is_the_eager_one():
         got = outputs_and_gradients(compiled, layer, x)
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert not torch.equal(compiled(x)[0], compiled(x)[0])
+
+
+class FakeGraphs:
+    """CUDA's graphs without a card: what is launched, and what a graph would launch again."""
+
+    def __init__(self, monkeypatch):
+        self.launched, self.recorded, self.capturing, self.done = [], None, False, True
+        fakes = self
+
+        class CUDAGraph:
+            def capture_begin(self, capture_error_mode):
+                assert capture_error_mode == "thread_local"  # other threads may allocate
+                fakes.recorded = []
+
+            def capture_end(self):
+                self.launches, fakes.recorded = fakes.recorded, None
+
+            def replay(self):
+                fakes.launched.append(tuple(self.launches))
+
+        class Event:
+            def record(self):
+                pass
+
+            def query(self):
+                return fakes.done
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "Stream", object)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+
+    def loop(self, *names):
+        return lambda: [
+            (self.launched if self.recorded is None else self.recorded).append(name)
+            for name in names
+        ]
+
+
+def test_a_loop_that_comes_again_is_replayed(monkeypatch):
+    cuda, replays = FakeGraphs(monkeypatch), Replays()
+    for _ in range(3):
+        replays.run("key", cuda.loop("a", "b"))
+        replays.run("other", cuda.loop("c"))
+    # By itself, then captured and replayed, then replayed alone.
+    assert cuda.launched == ["a", "b", "c", ("a", "b"), ("c",), ("a", "b"), ("c",)]
+    cuda.launched.clear()
+    cuda.capturing = True  # somebody's own graph, of which it becomes a part
+    replays.run("key", cuda.loop("a", "b"))
+    assert cuda.launched == ["a", "b"]
+
+
+def test_graphs_of_loops_are_bounded(monkeypatch):
+    cuda, replays = FakeGraphs(monkeypatch), Replays()
+    for key in range(1000):
+        replays.run(key, cuda.loop(key))
+    assert cuda.launched == [*range(1000)]
+    assert len(replays._graphs) == 256
+
+    def graphs():
+        return [key for key, graph in replays._graphs.items() if graph is not None]
+
+    cuda.done = False  # the host is ahead of the device
+    for key in range(900, 920):  # still known
+        replays.run(key, cuda.loop(key))
+    assert cuda.launched[1000:] == [(key,) for key in range(900, 920)]
+    assert graphs() == [*range(900, 920)]  # any may be running
+    cuda.done = True
+    replays.run(920, cuda.loop(920))
+    assert graphs() == [*range(905, 921)]
+    for key in range(2000, 3000):
+        replays.run(key, cuda.loop(key))
+    assert len(replays._graphs) == 256
+    assert not graphs()
+
+
+def test_a_loop_that_fails_ends_its_capture(monkeypatch):
+    cuda, replays = FakeGraphs(monkeypatch), Replays()
+
+    def fail():
+        raise RuntimeError("out of resources")
+
+    replays.run("key", cuda.loop("a"))
+    with pytest.raises(RuntimeError, match="out of resources"):
+        replays.run("key", fail)
+    assert cuda.recorded is None
+    replays.run("key", cuda.loop("a"))
+    assert cuda.launched == ["a", ("a",)]
+
+
+def test_a_loops_key_is_all_that_its_launches_are_given(monkeypatch):
+    """Without a card: the real call's arguments, whose tensors say that they are on one."""
+    from recdrop.backends.triton import launch
+
+    keys = []
+
+    class Noted:
+        def run(self, key, launches):
+            keys.append(key)
+            launches()
+
+    monkeypatch.setattr(launch, "REPLAYS", Noted())
+    monkeypatch.setattr(launch, "processors", lambda device: 0)
+    monkeypatch.setattr(launch, "on_card", lambda tensor: True)
+    drops = (ALL_SITES, ALL_SITES, ALL_SITES[:2])
+    calls = [make_call(SMALL, "lstm", of_cell("lstm", sites)).to(torch.float32) for sites in drops]
+    for call in calls:
+        triton.run(call)
+    assert len(keys) == len(calls)
+    assert len(set(keys)) == 3
+    for key in keys:
+        hash(key)
+        assert not any(isinstance(part, torch.Tensor) for part in key)
+    scalars = [[part for part in key if not isinstance(part, tuple)] for key in keys]
+    assert scalars[0] == scalars[1] != scalars[2]
 
 
 READS = [
