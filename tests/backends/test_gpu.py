@@ -351,23 +351,23 @@ def test_two_replays_of_a_graph_drop_other_units(captured):
     torch.testing.assert_close(output, layer(x)[0])
 
 
+def trained(layer, x):
+    """Output and weights' gradients of a training step."""
+    output, _ = layer(x)
+    return [output, *torch.autograd.grad(output.square().sum(), tuple(layer.parameters()))]
+
+
 @pytest.mark.usefixtures("plan")
 def test_a_replay_is_what_the_layer_computes(captured):
     """A whole training step in a graph, on new inputs, under the masks of a key that is known."""
     layer, x = lstm(), inputs()
-    weights = tuple(layer.parameters())
-
-    def step():
-        output, _ = layer(x)
-        return [output, *torch.autograd.grad(output.square().sum(), weights)]
-
     with recdrop.hold_masks(5):
-        graph, results = captured(step)
+        graph, results = captured(lambda: trained(layer, x))
     for seed in (1, 2):
         x.copy_(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)))
         graph.replay()
         with recdrop.hold_masks(5):
-            expected = step()
+            expected = trained(layer, x)
         for one, other in zip(results, expected, strict=True):
             torch.testing.assert_close(one, other)
 
@@ -381,19 +381,13 @@ def test_a_loop_of_launches_that_comes_again_is_replayed_and_computes_the_same(m
     replays = Replays()
     monkeypatch.setattr(launch, "REPLAYS", replays)
     layer, x = lstm(), inputs()
-    weights = tuple(layer.parameters())
-
-    def step():
-        output, _ = layer(x)
-        return [output, *torch.autograd.grad(output.square().sum(), weights)]
-
     with recdrop.hold_masks(5):
-        first = [t.cpu() for t in step()]
+        first = [t.cpu() for t in trained(layer, x)]
         for _ in range(8):  # the allocator has given the same addresses again by then
-            for one, other in zip(step(), first, strict=True):
+            for one, other in zip(trained(layer, x), first, strict=True):
                 assert torch.equal(one.cpu(), other)
     assert any(graph is not None for graph in replays._graphs.values())
-    masked = [step()[0].cpu() for _ in range(3)]
+    masked = [layer(x)[0].detach().cpu() for _ in range(3)]
     assert not torch.equal(masked[1], masked[2])
 
 
