@@ -221,6 +221,8 @@ def test_what_is_asked_for_is_checked(x):
         recdrop.mc_dropout(lambda x: x, x)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="sampling must be .* got 'steps'"):
         recdrop.mc_dropout(nn.Dropout(0.5), x, sampling="steps")  # pyright: ignore
+    with pytest.raises(TypeError, match="also must hold classes of modules, got 'Own'"):
+        recdrop.mc_dropout(nn.Dropout(0.5), x, also="Own")  # pyright: ignore[reportArgumentType]
     model = Model(OURS)
     seeds = (recdrop.mc_dropout(model, x, seed=seed).mean for seed in (3, np.int64(3)))
     torch.testing.assert_close(*seeds, rtol=0, atol=0)

@@ -83,8 +83,8 @@ def mc_dropout(
     Raises:
         ValueError: ``samples`` is below 2, there is no such ``sampling``, or nothing in the model
             drops anything.
-        TypeError: ``samples`` or ``seed`` is no integer, ``model`` no module, or it returns
-            something else.
+        TypeError: ``samples`` or ``seed`` is no integer, ``model`` no module, ``also`` holds no
+            classes, or the model returns something else.
 
     Example:
         >>> lstm = recdrop.LSTM(3, 4, recurrent_dropout=0.5)
@@ -97,6 +97,8 @@ def mc_dropout(
     samples, seed = checked_integer(samples, "samples"), checked_integer(seed, "seed")
     if sampling not in ("sequence", "step", None):
         raise ValueError(f"sampling must be 'sequence', 'step' or None, got {sampling!r}")
+    if not all(isinstance(kind, type) for kind in also):
+        raise TypeError(f"also must hold classes of modules, got {also!r}")
     if samples < 2:
         raise ValueError(f"samples must be at least 2, for a spread, got {samples}")
     several = isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence)

@@ -60,7 +60,7 @@ def why_not(call: Recurrence) -> str | None:
     if transformed():
         return "it has no rules for the transforms of torch.func, nor for forward-mode derivatives"
     if call.x.dtype not in _COMPUTED_IN:
-        return f"it computes in float32 or float64, the input is {call.x.dtype}"
+        return f"it takes float64, float32, bfloat16 and float16, the input is {call.x.dtype}"
     return None
 
 
