@@ -14,7 +14,8 @@ SOURCE = Path(recdrop.__file__).parent
 # Left may be imported by right, never the other way round.
 ORDER = [
     {"_types", "errors", "transforms"},
-    {"dropout", "rng"},
+    {"dropout"},
+    {"rng"},
     {"equations"},
     {"backends"},
     {"checks"},

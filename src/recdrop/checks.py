@@ -1,7 +1,5 @@
 """What a call must be: types, dtypes, devices and shapes, in `torch.nn`'s classes of error."""
 
-import numbers
-
 import torch
 from torch import Tensor
 
@@ -128,17 +126,6 @@ def checked_key(key: Tensor) -> Tensor:
     if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim != 0:
         raise TypeError(f"key must be an int64 scalar tensor, got {key!r}")
     return key.cpu()
-
-
-def checked_integer(value: object, name: str) -> int:
-    """An integer of whatever type, as an int.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    return int(value)
 
 
 def _weight_shapes(

@@ -105,6 +105,17 @@ def checked_rate(rate: object, name: str) -> float:
     return float(rate)
 
 
+def checked_integer(value: object, name: str) -> int:
+    """An integer of whatever type, as an int.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return int(value)
+
+
 def as_specs(
     value: float | RecurrentDropout | Iterable[RecurrentDropout], cell: Cell
 ) -> tuple[RecurrentDropout, ...]:

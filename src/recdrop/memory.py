@@ -13,7 +13,7 @@ from torch import Tensor
 from recdrop.backends.call import Recurrence, Scan
 from recdrop.backends.reference import scan
 from recdrop.backends.stack import run_stack
-from recdrop.checks import checked_integer
+from recdrop.dropout import checked_integer
 from recdrop.layers import GRU, LSTM, RNN
 
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from recdrop.checks import checked_integer
-from recdrop.dropout import RecurrentDropout
+from recdrop.dropout import RecurrentDropout, checked_integer
 from recdrop.layers import GRU, LSTM, RNN
 from recdrop.rng import hold_masks
 

@@ -20,7 +20,6 @@ worked examples):
 
 import ctypes
 import itertools
-import numbers
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from recdrop._types import Site
+from recdrop.dropout import checked_integer
 from recdrop.transforms import under_vmap
 
 SITE_CODE: dict[Site, int] = {"update": 0, "hidden": 1, "state": 2}
@@ -269,13 +269,11 @@ def hold_masks(seed: int | None = None) -> Iterator[None]:
     """
     if seed is None:
         key = _random_key()
-    elif isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise TypeError(f"hold_masks: seed must be an integer or None, got {seed!r}")
-    elif not -(2**63) <= seed < 2**64:
-        raise ValueError(f"hold_masks: seed must fit in 64 bits, got {seed}")
     else:
-        signed = int(seed) - 2**64 if seed >= 2**63 else int(seed)
-        key = torch.tensor(signed, device="cpu")
+        seed = checked_integer(seed, "hold_masks: seed")
+        if not -(2**63) <= seed < 2**64:
+            raise ValueError(f"hold_masks: seed must fit in 64 bits, got {seed}")
+        key = torch.tensor(seed - 2**64 if seed >= 2**63 else seed, device="cpu")
     block = _Held(key)
     _open(block)
     try:

@@ -214,11 +214,8 @@ def _as_toml(value: Any) -> str:
     return json.dumps("none" if value is None else value)
 
 
-_OTHER_MEASURES = ("accuracy", "precision", "recall")
-
-
 def _tell_result(folder: Path, task: TaskName, result: "Result") -> None:
-    from recdrop.lab.progress import MEASURES, duration
+    from recdrop.lab.progress import MEASURES, duration, own_measure
 
     outcome, out, measure = result.outcome, console(), MEASURES[task]
     ended = {"epochs": "all epochs", "min_lr": "the smallest learning rate", "rule": "its rule"}
@@ -230,7 +227,7 @@ def _tell_result(folder: Path, task: TaskName, result: "Result") -> None:
     )
     scores: dict[str, list[str]] = {measure.short: []}
     for name, score in sorted(outcome.scores.items()):
-        what = next((other for other in _OTHER_MEASURES if other in name), measure.short)
+        what = own_measure(name) or measure.short
         of = name.replace(f"_{what}", "")
         scores.setdefault(what, []).append(f"{of} {measure.told(score)}")
     for what, told in scores.items():

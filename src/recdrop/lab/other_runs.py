@@ -1,10 +1,9 @@
 """Runs that belong to no table, as text: all of them in one table, and what there is of each."""
 
-import re
 from collections.abc import Iterator, Sequence
 
 from recdrop.lab.config import UNNAMED
-from recdrop.lab.progress import MEASURES, duration
+from recdrop.lab.progress import MEASURES, duration, own_measure
 from recdrop.lab.results import RunReport
 from recdrop.lab.text import unknown_shares
 from recdrop.lab.vocabulary import UNKNOWN
@@ -59,11 +58,8 @@ def facts(one: RunReport) -> Iterator[tuple[str, str]]:
     yield "time", duration(one.result.seconds)
 
 
-_OF_ITS_OWN = re.compile(r"_(precision|recall|accuracy)(_last|_stage\d+)?$")
-
-
 def _score(one: RunReport, name: str, score: float) -> tuple[str, str]:
     measure = MEASURES[one.run.task]
-    if _OF_ITS_OWN.search(name):  # it says itself what it is
+    if own_measure(name) is not None:
         return name, f"{score:.2%}"
     return f"{name}, {measure.training if name == 'train' else measure.name}", measure.told(score)

@@ -1,5 +1,6 @@
 """How far runs are: bars on a terminal, a plain line every ten seconds elsewhere."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ from recdrop.lab.records import Event, Row
 
 _ROWS = {"temporal-order": "sequences", "ner": "pieces", "sentiment": "texts"}
 _PLAIN_INTERVAL = 10.0  # seconds between two plain lines
+
+
+def own_measure(name: str) -> str | None:
+    """Accuracy, precision or recall, where a score's name says so; else it is its task's."""
+    found = re.search(r"_(accuracy|precision|recall)(?=_|$)", name)
+    return found and found[1]
 
 
 class Measure(NamedTuple):

@@ -115,7 +115,7 @@ class _Layer:
         phases = 2 if self.how.cell == "gru_paper" else 1
         if self.plan.persistent:
             barrier = torch.zeros((), dtype=torch.int32, device=self.inputs.x.device)
-            if barrier.is_cuda:
+            if on_card(barrier):
                 arguments = arguments | {"launch_cooperative_grid": True}
             kernel[grid](
                 first=0, count=len(self.steps), PHASE=0, PHASES=phases, barrier=barrier, **arguments
